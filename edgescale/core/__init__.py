@@ -1,0 +1,1 @@
+"""The words of the domain: frozen dataclasses that every room speaks. Imports no other room."""

@@ -1,0 +1,35 @@
+"""A model as the pipeline holds it: an onnx_ir graph with a name and a hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, static shape (batch fixed to 1) and NumPy dtype name of a graph input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked, cleaned ONNX graph.
+
+    `name` is a C identifier taken from the file's stem; `sha256` is the hash of the source bytes
+    (external data included). Transformations build a new Model; nobody edits `ir` of another's.
+    """
+
+    name: str
+    ir: onnx_ir.Model
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    sha256: str
+    quantized: bool
+    """Whether the graph already holds QuantizeLinear/DequantizeLinear nodes."""

@@ -1,0 +1,54 @@
+"""The two plug-in points: a back end makes artifacts, a rig runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgescale.core.dataset import Dataset
+from edgescale.core.measurement import Measurement
+from edgescale.core.target import Target
+from edgescale.core.variant import Artifact, Variant
+
+Executor = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]]
+"""x: [n, *sample_shape] as the original model takes it -> first output, [n, *output_shape], float32."""
+
+
+class Backend(Protocol):
+    """A compiler, found through the entry-point group `edgescale.compilers`."""
+
+    name: str
+
+    def version(self) -> str:
+        """Version of the back end and of the tools that shape its output (part of the cache key)."""
+
+    def missing(self) -> str | None:
+        """None when ready, else the command that installs what is missing."""
+
+    def operators(self) -> list[tuple[str, str]]:
+        """Supported ONNX operators with the rule each must meet, for `edgescale ops`."""
+
+    def compile(self, variant: Variant, target: Target, out: Path) -> Artifact:
+        """Fill the empty directory `out` and describe it.
+
+        Raises UnsupportedModelError naming node, rule and value; InfeasibleError is not for back ends.
+        """
+
+
+class Rig(Protocol):
+    """A place where artifacts run: `host`, `emulator`."""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """None when ready, else the command that installs what is missing."""
+
+    def measure(self, artifact: Artifact, target: Target, samples: Dataset, **options: Any) -> Measurement:
+        """Measure cost on a few samples. Raises RigError."""
+
+    def executor(self, artifact: Artifact, target: Target) -> Executor:
+        """A function that runs samples through the artifact on this rig, for accuracy and equality checks."""

@@ -1,0 +1,168 @@
+"""Target profiles: one TOML file a device, `profiles/*.toml`, or a user's own by path."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from edgescale.core.errors import UsageError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class MemoryRegion:
+    """A memory of the device: `origin` and `length` in bytes; `wait_states` in CPU cycles per access."""
+
+    name: str
+    origin: int
+    length: int
+    wait_states: int = 0
+
+
+@dataclass(frozen=True)
+class Core:
+    """The processor: `cpu` such as "cortex-m4" or "host", clock in Hz, `kernels` the C kernel family."""
+
+    cpu: str
+    clock_hz: int
+    kernels: str = "scalar"
+    fpu: bool = False
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """How C is built for the core: zig's target triple and -mcpu name, and extra compiler flags."""
+
+    triple: str
+    mcpu: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Power:
+    """Active power while an inference runs, in mW, and where the figure comes from."""
+
+    active_mw: float
+    origin: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device profile. `memory` holds at least "flash" and "ram" for microcontrollers, may be empty for hosts."""
+
+    name: str
+    title: str
+    rig: str
+    backends: tuple[str, ...]
+    core: Core
+    memory: Mapping[str, MemoryRegion] = field(default_factory=dict)
+    toolchain: Toolchain | None = None
+    power: Power | None = None
+    notes: str = ""
+    sha256: str = ""
+
+
+def _profile_root() -> Path:
+    packaged = Path(str(resources.files("edgescale"))) / "_data" / "profiles"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "profiles"
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with edgescale, sorted."""
+    return sorted(path.stem for path in _profile_root().glob("*.toml"))
+
+
+def load_target(name_or_path: str) -> Target:
+    """Load a shipped profile by name or any profile by path (a name ending in .toml).
+
+    Raises UsageError naming the file and key that is wrong, or the names that exist.
+    """
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UsageError(f"target profile {name_or_path} does not exist")
+    else:
+        path = _profile_root() / f"{name_or_path}.toml"
+        if "/" in name_or_path or not path.is_file():
+            known = ", ".join(profile_names())
+            raise UsageError(f"unknown target {name_or_path!r}; known: {known}; or give the path of a .toml profile")
+    return parse_target(path.read_bytes(), str(path))
+
+
+def parse_target(data: bytes, where: str) -> Target:
+    """Parse the bytes of a profile; `where` names it in errors."""
+    import hashlib
+
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: not valid TOML: {error}") from None
+    reader = _Reader(table, where)
+    if (schema := reader.take("schema", int)) != SCHEMA:
+        raise UsageError(f"{where}: schema {schema} is not supported; this edgescale reads schema {SCHEMA}")
+    core = reader.table("core")
+    memory = reader.table("memory", {})
+    toolchain = reader.table("toolchain", {})
+    power = reader.table("power", {})
+    target = Target(
+        name=reader.take("name", str),
+        title=reader.take("title", str),
+        rig=reader.take("rig", str),
+        backends=tuple(reader.take("backends", list)),
+        notes=reader.take("notes", str, ""),
+        core=Core(
+            cpu=core.take("cpu", str),
+            clock_hz=core.take("clock_hz", int, 0),
+            kernels=core.take("kernels", str, "scalar"),
+            fpu=core.take("fpu", bool, False),
+        ),
+        memory={name: _region(name, memory.table(name)) for name in list(memory.entries)},
+        toolchain=Toolchain(
+            toolchain.take("triple", str), toolchain.take("mcpu", str), tuple(toolchain.take("flags", list, []))
+        )
+        if toolchain.entries
+        else None,
+        power=Power(float(power.take("active_mw", (int, float))), power.take("origin", str)) if power.entries else None,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    for part in (reader, core, toolchain, power):
+        part.refuse_rest()
+    return target
+
+
+def _region(name: str, table: _Reader) -> MemoryRegion:
+    region = MemoryRegion(name, table.take("origin", int), table.take("length", int), table.take("wait_states", int, 0))
+    table.refuse_rest()
+    if region.length <= 0 or region.origin < 0 or region.wait_states < 0:
+        raise UsageError(f"{table.where}: length must be above 0, origin and wait_states not negative")
+    return region
+
+
+class _Reader:
+    """Typed, exhaustive access to one TOML table: an unknown key is an error, not silence."""
+
+    def __init__(self, entries: Mapping[str, Any], where: str) -> None:
+        self.entries = dict(entries)
+        self.where = where
+
+    def take(self, key: str, kind: Any, default: Any = None) -> Any:
+        if key not in self.entries:
+            if default is None:
+                raise UsageError(f"{self.where}: missing key {key!r}")
+            return default
+        value = self.entries.pop(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise UsageError(f"{self.where}: {key!r} has the wrong type {type(value).__name__}")
+        return value
+
+    def table(self, key: str, default: Mapping[str, Any] | None = None) -> _Reader:
+        return _Reader(self.take(key, dict, default), f"{self.where} [{key}]")
+
+    def refuse_rest(self) -> None:
+        if self.entries:
+            raise UsageError(f"{self.where}: unknown key(s) {', '.join(sorted(self.entries))}")

@@ -1,0 +1,289 @@
+"""The integer program: fused layers over channels-last tensors, the one contract of integer back ends.
+
+Arithmetic is that of LiteRT's reference kernels: int8 activations with one scale and zero-point a
+tensor, int8 weights with symmetric per-channel scales, int32 accumulators and biases, a 31-bit
+multiplier with a shift, saturation. `reference.py` executes a program in NumPy and is the oracle;
+generated C and every emulated core must equal it bit for bit.
+
+A program may also hold float32 tensors (float models, or layers a QDQ graph leaves in float): the
+same layer classes, with float weights, `requant=None` and a clamp in real units. Float results
+agree with the reference to rounding, not to the bit.
+
+Stored shapes start with the batch (always 1) and are channels-last: [1, H, W, C] for images,
+[1, 1, L, C] for 1-D convolutions, [1, F] for vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+DType = Literal["int8", "int32", "float32"]
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]
+"""Rows above, columns left, rows below, columns right."""
+
+ITEM_BYTES: dict[str, int] = {"int8": 1, "int32": 4, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An activation. real = scale * (q - zero_point) for int8; scale 0 for float32."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    scale: float = 0.0
+    zero_point: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of storage."""
+        return self.size * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A graph input or output: the ONNX value `name` of `shape` is `tensor` after transposing by `axes`.
+
+    stored = onnx_value.transpose(axes).reshape(tensor.shape)
+    """
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Requant:
+    """int32 accumulator -> output units, one entry a channel (or a single one for all).
+
+    multiplier: int32 in [2^30, 2^31) or 0; shift: int32, positive is left (LiteRT convention), so that
+    real factor = multiplier * 2^(shift - 31). rounding "double": SaturatingRoundingDoublingHighMul then
+    RoundingDivideByPOT (convolutions, and every layer not noted otherwise); "single": one
+    round-half-up of the 64-bit product (fully connected).
+    """
+
+    multiplier: npt.NDArray[np.int32]
+    shift: npt.NDArray[np.int32]
+    rounding: Literal["double", "single"] = "double"
+
+
+Clamp = tuple[float, float]
+"""Least and greatest output: in output q units for int8 (within [-128, 127]), real for float32."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step. `name` is the node's name in the user's model; `nodes` all the nodes folded into it."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    nodes: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def op(self) -> str:
+        """The layer's kind, as reports print it."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True)
+class Conv2D(Layer):
+    """weights [O, KH, KW, I/groups]; bias int32 or float32 [O] (input zero-point NOT folded in)."""
+
+    weights: Array
+    bias: Array
+    stride: Pair
+    dilation: Pair
+    padding: Padding
+    groups: int
+    requant: Requant | None
+    clamp: Clamp
+
+
+@dataclass(frozen=True)
+class DepthwiseConv2D(Layer):
+    """weights [KH, KW, C*multiplier]; output channel c*multiplier+m reads input channel c."""
+
+    weights: Array
+    bias: Array
+    stride: Pair
+    dilation: Pair
+    padding: Padding
+    multiplier: int
+    requant: Requant | None
+    clamp: Clamp
+
+
+@dataclass(frozen=True)
+class FullyConnected(Layer):
+    """weights [O, I]; input is any tensor of I elements per row: [rows, I] -> [rows, O]."""
+
+    weights: Array
+    bias: Array
+    requant: Requant | None
+    clamp: Clamp
+
+
+@dataclass(frozen=True)
+class Add(Layer):
+    """Sum of two tensors (second may broadcast: same shape, one value per channel, or a scalar).
+
+    int8: LiteRT's Add: (x - zp) << left_shift, each rescaled by its own multiplier, summed, rescaled
+    by `requant`. `constant` holds the second operand when it is a weight (then `inputs` has one name)
+    in the same units as a tensor with `constant_zero_point`.
+    """
+
+    left_shift: int
+    rescale: tuple[Requant, Requant] | None
+    requant: Requant | None
+    clamp: Clamp
+    subtract: bool = False
+    constant: Array | None = None
+    constant_zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class Mul(Layer):
+    """Product of two tensors, broadcasting and `constant` as in Add. int8: (a-za)*(b-zb) then `requant`."""
+
+    requant: Requant | None
+    clamp: Clamp
+    constant: Array | None = None
+    constant_zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class Concat(Layer):
+    """Concatenation along `axis` of the stored shape; `rescale[i]` is None where input i has the output's units."""
+
+    axis: int
+    rescale: tuple[Requant | None, ...]
+
+
+@dataclass(frozen=True)
+class Pad(Layer):
+    """Constant padding; `before`/`after` per stored axis; `value` in the tensor's own units."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True)
+class Pool2D(Layer):
+    """Max or average pooling. Average: divisor counts only real pixels unless `count_padding`.
+
+    int8 average with `requant` None: LiteRT's AveragePool, the rounded mean (half away from zero) in
+    unchanged units; with `requant`: that mean is then rescaled like `Rescale`. Max needs equal units.
+    """
+
+    kind: Literal["max", "avg"]
+    kernel: Pair
+    stride: Pair
+    padding: Padding
+    count_padding: bool
+    requant: Requant | None
+    clamp: Clamp
+
+
+@dataclass(frozen=True)
+class Mean(Layer):
+    """Mean over H and W (global average pooling): int32 sum of (x - zp), then `requant` (1/count folded in)."""
+
+    requant: Requant | None
+    clamp: Clamp
+
+
+@dataclass(frozen=True)
+class Softmax(Layer):
+    """Softmax over the last stored axis. int8: output scale 1/256, zero-point -128, LiteRT's fixed point."""
+
+    input_multiplier: int
+    input_left_shift: int
+    diff_min: int
+
+
+@dataclass(frozen=True)
+class Lut(Layer):
+    """Element-wise function of one int8 tensor: out = table[q + 128], table int8 [256]. `function` names it."""
+
+    table: npt.NDArray[np.int8]
+    function: str
+
+
+@dataclass(frozen=True)
+class Unary(Layer):
+    """Element-wise float32 function: relu, clip, sigmoid, tanh, exp, hardswish, hardsigmoid, leakyrelu, elu."""
+
+    function: str
+    parameters: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rescale(Layer):
+    """int8 -> int8 with other units: (q - zp_in), `requant`, + zp_out, clamp."""
+
+    requant: Requant
+    clamp: Clamp
+
+
+@dataclass(frozen=True)
+class Quantize(Layer):
+    """float32 -> int8: round half to even of x/scale, + zero_point, saturated."""
+
+
+@dataclass(frozen=True)
+class Dequantize(Layer):
+    """int8 -> float32: scale * (q - zero_point)."""
+
+
+@dataclass(frozen=True)
+class Reshape(Layer):
+    """Same bytes, another shape; costs nothing (the planner gives both tensors one place)."""
+
+
+@dataclass(frozen=True)
+class Transpose(Layer):
+    """out = in.transpose(permutation)."""
+
+    permutation: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Layers in execution order over named tensors.
+
+    Every tensor is a graph input or the output of exactly one layer.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    layers: tuple[Layer, ...]
+
+
+def macs(program: Program, layer: Layer) -> int:
+    """Multiply-accumulates of one layer for one sample (weights times output positions)."""
+    out = program.tensors[layer.output]
+    if isinstance(layer, Conv2D):
+        return out.size * int(np.prod(layer.weights.shape[1:]))
+    if isinstance(layer, DepthwiseConv2D):
+        return out.size * int(np.prod(layer.weights.shape[:2]))
+    if isinstance(layer, FullyConnected):
+        return out.size * int(layer.weights.shape[1])
+    return 0
