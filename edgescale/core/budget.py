@@ -25,7 +25,7 @@ BUDGET_METRICS: dict[str, tuple[str, Relation, str]] = {
 }
 
 _CONSTRAINT = re.compile(
-    r"^\s*([A-Za-z_]+)\s*(<=|>=|=<|=>|<|>|==?)\s*([^\s%A-Za-z]+(?:[eE][+-]?\d+)?)\s*(%|[A-Za-z]*)\s*$"
+    r"^\s*([A-Za-z_]+)\s*(<=|>=|=<|=>|<|>|==?)\s*([^\s%A-Za-z<>=]+(?:[eE][+-]?\d+)?)\s*(%|[A-Za-z]*)\s*$"
 )
 
 
@@ -53,7 +53,9 @@ class Constraint:
         return gap / scale
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.relation}{self.limit:g}{'' if self.unit == '1' else self.unit}"
+        # Every digit that counts: the text must parse back to the same limit.
+        number = f"{self.limit:.0f}" if float(self.limit).is_integer() and self.limit < 1e15 else repr(self.limit)
+        return f"{self.metric}{self.relation}{number}{'' if self.unit == '1' else self.unit}"
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,13 @@ class Budget:
 def parse_budget(text: str) -> Budget:
     """Parse `"latency<=50ms, ram<=64KiB, accuracy>=0.88"`.
 
-    Units: s/ms/us, B/KiB/MiB/kB/MB, J/mJ/uJ, % and pt; accuracy and drop may be plain fractions.
+    Units: s/ms/us, B/KiB/MiB/kB/MB, J/mJ/uJ, % and pt; accuracy and drop may be plain fractions. An
+    empty text and "none" (how the empty budget prints) are the budget without limits.
     Raises UsageError naming the offending part.
     """
     constraints: list[Constraint] = []
+    if text.strip() == "none":
+        return Budget()
     for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
         match = _CONSTRAINT.match(part)
         if match is None:

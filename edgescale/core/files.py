@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,15 @@ def sha256_file(path: Path) -> str:
 
 def sha256_tree(root: Path) -> str:
     """SHA-256 over the sorted relative paths and contents of every file under `root`."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return sha256_listing({path.relative_to(root).as_posix(): sha256_file(path) for path in files})
+
+
+def sha256_listing(files: Mapping[str, str]) -> str:
+    """`sha256_tree` from a list of files: relative path with forward slashes -> SHA-256 of the content."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
+    for name in sorted(files, key=lambda name: name.split("/")):
+        digest.update(f"{name}\0{files[name]}\n".encode())
     return digest.hexdigest()
 
 
@@ -51,8 +57,13 @@ def whole_directory(path: Path) -> Iterator[Path]:
         if path.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.rename(retired / "previous")
-            temporary.rename(path)
-            shutil.rmtree(retired, ignore_errors=True)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                (retired / "previous").rename(path)
+                raise
+            finally:
+                shutil.rmtree(retired, ignore_errors=True)
         else:
             temporary.rename(path)
     except BaseException:

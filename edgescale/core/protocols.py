@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgescale.core.dataset import Dataset
 from edgescale.core.measurement import Measurement
+from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
 
@@ -31,6 +32,9 @@ class Backend(Protocol):
 
     def operators(self) -> list[tuple[str, str]]:
         """Supported ONNX operators with the rule each must meet, for `edgescale ops`."""
+
+    def check(self, model: Model) -> list[str]:
+        """Why the model cannot be executed, one sentence a node (name, rule, value); empty when it can."""
 
     def compile(self, variant: Variant, target: Target, out: Path) -> Artifact:
         """Fill the empty directory `out` and describe it.

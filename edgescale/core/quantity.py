@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -63,6 +64,8 @@ class Quantity:
 
 def format_value(value: float, unit: str) -> str:
     """The value as people read it: 12.3 KiB, 4.56 ms, 1,234,567."""
+    if not math.isfinite(value):
+        return f"{value} {unit}" if unit != "1" else str(value)
     if unit == "B":
         if value >= 1024**2:
             return f"{value / 1024**2:.2f} MiB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +17,19 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class MemoryRegion:
-    """A memory of the device: `origin` and `length` in bytes; `wait_states` in CPU cycles per access."""
+    """A memory of the device: `origin` and `length` in bytes; `wait_states` in CPU cycles per access.
+
+    `line_bytes` is what one access to the array delivers (0: a 32-bit word); `instruction_cache` and
+    `data_cache` are the bytes of cache in front of it (0: none).
+    """
 
     name: str
     origin: int
     length: int
     wait_states: int = 0
+    line_bytes: int = 0
+    instruction_cache: int = 0
+    data_cache: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def parse_target(data: bytes, where: str) -> Target:
         name=reader.take("name", str),
         title=reader.take("title", str),
         rig=reader.take("rig", str),
-        backends=tuple(reader.take("backends", list)),
+        backends=reader.strings("backends"),
         notes=reader.take("notes", str, ""),
         core=Core(
             cpu=core.take("cpu", str),
@@ -122,9 +130,7 @@ def parse_target(data: bytes, where: str) -> Target:
             fpu=core.take("fpu", bool, False),
         ),
         memory={name: _region(name, memory.table(name)) for name in list(memory.entries)},
-        toolchain=Toolchain(
-            toolchain.take("triple", str), toolchain.take("mcpu", str), tuple(toolchain.take("flags", list, []))
-        )
+        toolchain=Toolchain(toolchain.take("triple", str), toolchain.take("mcpu", str), toolchain.strings("flags", []))
         if toolchain.entries
         else None,
         power=Power(float(power.take("active_mw", (int, float))), power.take("origin", str)) if power.entries else None,
@@ -132,14 +138,30 @@ def parse_target(data: bytes, where: str) -> Target:
     )
     for part in (reader, core, toolchain, power):
         part.refuse_rest()
+    if target.core.clock_hz < 0:
+        raise UsageError(f"{core.where}: clock_hz must not be negative")
+    if target.power is not None and not 0 <= target.power.active_mw < math.inf:
+        raise UsageError(f"{power.where}: active_mw must be finite and not negative")
     return target
 
 
 def _region(name: str, table: _Reader) -> MemoryRegion:
-    region = MemoryRegion(name, table.take("origin", int), table.take("length", int), table.take("wait_states", int, 0))
+    region = MemoryRegion(
+        name,
+        table.take("origin", int),
+        table.take("length", int),
+        *(table.take(key, int, 0) for key in ("wait_states", "line_bytes", "instruction_cache", "data_cache")),
+    )
     table.refuse_rest()
     if region.length <= 0 or region.origin < 0 or region.wait_states < 0:
         raise UsageError(f"{table.where}: length must be above 0, origin and wait_states not negative")
+    if (
+        region.line_bytes & (region.line_bytes - 1)
+        or min(region.line_bytes, region.instruction_cache, region.data_cache) < 0
+    ):
+        raise UsageError(f"{table.where}: line_bytes must be 0 or a power of two, caches not negative")
+    if (region.instruction_cache or region.data_cache) and not region.line_bytes:
+        raise UsageError(f"{table.where}: a cache needs line_bytes")
     return region
 
 
@@ -159,6 +181,12 @@ class _Reader:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UsageError(f"{self.where}: {key!r} has the wrong type {type(value).__name__}")
         return value
+
+    def strings(self, key: str, default: list[str] | None = None) -> tuple[str, ...]:
+        values = self.take(key, list, default)
+        if not all(isinstance(value, str) for value in values):
+            raise UsageError(f"{self.where}: {key!r} must hold strings only")
+        return tuple(values)
 
     def table(self, key: str, default: Mapping[str, Any] | None = None) -> _Reader:
         return _Reader(self.take(key, dict, default), f"{self.where} [{key}]")

@@ -1,0 +1,245 @@
+"""Selection under a budget: which measured variant to use, how all compare, and what is in the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edgescale.bundle.policy import (
+    Figures,
+    binding,
+    blame_sentence,
+    decide,
+    miss_text,
+    preference,
+    quality,
+    smallest,
+    value_of,
+)
+from edgescale.core.budget import Budget, Constraint
+from edgescale.core.errors import UsageError
+from edgescale.core.measurement import Measurement
+from edgescale.core.quantity import Quantity, format_value
+from edgescale.core.variant import Variant
+
+SLOWER_FROM = 1.05
+"""A compressed variant is called slower than its float form from this latency ratio on: medians of
+repeated host measurements differ by a few percent."""
+
+FLOAT_RECIPE = "fp32"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A measured variant on one target. `name` is unique among the candidates of that target."""
+
+    name: str
+    model: str
+    recipe: str
+    target: str
+    figures: Mapping[str, Quantity]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+
+
+def candidate(variant: Variant, measurement: Measurement) -> Candidate:
+    """The candidate a variant's measurement makes, under the variant's name."""
+    return Candidate(
+        name=variant.name,
+        model=variant.model,
+        recipe=str(variant.recipe),
+        target=measurement.target,
+        figures=measurement.metrics,
+        unavailable=measurement.unavailable,
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One limit against one variant: a line of the verdict table.
+
+    `value`, `quantity` and `margin` are None where the figure is missing, and `note` then says why.
+    `margin` is the distance to the limit as a fraction of it, negative when missed.
+    """
+
+    constraint: Constraint
+    quantity: Quantity | None
+    margin: float | None
+    holds: bool
+    note: str
+
+    @property
+    def metric(self) -> str:
+        """Name of the limited metric."""
+        return self.constraint.metric
+
+    @property
+    def value(self) -> float | None:
+        """The figure in canonical units."""
+        return None if self.quantity is None else self.quantity.value
+
+    @property
+    def source(self) -> str:
+        """How the figure is known: measured, emulated, ...; "unavailable" where it is missing."""
+        return "unavailable" if self.quantity is None else self.quantity.source
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A candidate against the whole budget.
+
+    `violation` is the sum over missed limits of the relative distance to them; limits whose figure
+    is missing are counted in `unknown` instead.
+    """
+
+    candidate: Candidate
+    rows: tuple[Row, ...]
+    violation: float
+    unknown: int
+
+    @property
+    def name(self) -> str:
+        """Name of the candidate."""
+        return self.candidate.name
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every limit holds."""
+        return all(row.holds for row in self.rows)
+
+    @property
+    def missed(self) -> tuple[Row, ...]:
+        """The rows of the limits that do not hold."""
+        return tuple(row for row in self.rows if not row.holds)
+
+    def misses(self) -> str:
+        """`latency<=1ms (has 3.2 ms)` for each missed limit; empty for a feasible candidate."""
+        return ", ".join(miss_text(row.constraint, self.candidate.figures) for row in self.missed)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The answer for one target.
+
+    `ranking` holds every candidate: the feasible ones by preference (quality, then latency, flash,
+    ram), then the rest, nearest to the budget first. `binding` names the limits in the way when none
+    is feasible, `reason` says the outcome in one sentence, `warnings` what a user would want to know
+    of it, `fallback` the candidate that needs least memory.
+    """
+
+    target: str
+    budget: Budget
+    ranking: tuple[Verdict, ...]
+    binding: tuple[Constraint, ...]
+    fallback: str
+    reason: str
+    warnings: tuple[str, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether some candidate meets the budget."""
+        return self.ranking[0].feasible
+
+    @property
+    def best(self) -> Verdict:
+        """The chosen candidate; where none is feasible, the nearest: the best attempt to keep."""
+        return self.ranking[0]
+
+    @property
+    def chosen(self) -> Verdict | None:
+        """The best feasible candidate, None where there is none."""
+        return self.best if self.feasible else None
+
+
+def select(candidates: Sequence[Candidate], budget: Budget) -> Selection:
+    """Choose among the candidates of one target. Raises UsageError for none, two alike, or mixed targets."""
+    if not candidates:
+        raise UsageError("there is no variant to select from")
+    targets = {c.target for c in candidates}
+    names = {c.name for c in candidates}
+    if len(targets) > 1:
+        raise UsageError(f"select compares variants of one target, not of {', '.join(sorted(targets))}")
+    if len(names) < len(candidates):
+        raise UsageError("two variants share a name; give the models distinct names")
+    ranking = tuple(sorted((judge(c, budget) for c in candidates), key=_rank))
+    order = {v.name: v.candidate.figures for v in sorted(ranking, key=_preference)}
+    fallback = smallest(order)
+    blame = binding(budget, order)
+    if blame:
+        nearest = ranking[0]
+        reason = f"{blame_sentence(blame, order)}; nearest is {nearest.name}, which misses {nearest.misses()}"
+    else:
+        reason = f"{ranking[0].name}: {decide(order, fallback, budget).reason}"
+    target = next(iter(targets))
+    return Selection(target, budget, ranking, blame, fallback, reason, _warnings(ranking, target))
+
+
+def select_by_target(candidates: Sequence[Candidate], budget: Budget) -> dict[str, Selection]:
+    """`select` for each target among the candidates, in order of first appearance."""
+    targets = dict.fromkeys(c.target for c in candidates)
+    return {target: select([c for c in candidates if c.target == target], budget) for target in targets}
+
+
+def judge(subject: Candidate, budget: Budget) -> Verdict:
+    """Hold one candidate against every limit."""
+    rows = tuple(_row(subject, constraint) for constraint in budget.constraints)
+    missed = [row.margin for row in rows if not row.holds and row.margin is not None]
+    unknown = sum(row.quantity is None for row in rows)
+    return Verdict(subject, rows, -math.fsum(missed), unknown)
+
+
+def _row(subject: Candidate, constraint: Constraint) -> Row:
+    value = value_of(subject.figures, constraint.metric)
+    if value is None:
+        note = subject.unavailable.get(constraint.metric, "the rig gave no such figure")
+        return Row(constraint, None, None, False, note)
+    quantity = subject.figures[constraint.metric]
+    return Row(constraint, quantity, constraint.margin(value), constraint.holds(value), quantity.note)
+
+
+def _preference(verdict: Verdict) -> tuple[float | str, ...]:
+    return preference(verdict.candidate.figures, verdict.name)
+
+
+def _rank(verdict: Verdict) -> tuple[object, ...]:
+    """Feasible first; then fewest unknown figures, least total relative violation, and preference."""
+    return (not verdict.feasible, verdict.unknown, verdict.violation, *_preference(verdict))
+
+
+def _warnings(ranking: Sequence[Verdict], target: str) -> tuple[str, ...]:
+    best = ranking[0].candidate
+    found = []
+    if all(quality(v.candidate.figures) is None for v in ranking):
+        found.append(f"{target}: no accuracy or error is known, so variants are ordered by cost alone")
+    found += [text for v in ranking for text in _slower(v.candidate, ranking, chosen=v.candidate is best)]
+    return tuple(found)
+
+
+def _slower(subject: Candidate, ranking: Sequence[Verdict], *, chosen: bool) -> list[str]:
+    """Compression that costs time instead of saving it, told whether or not that variant was chosen."""
+    if subject.recipe == FLOAT_RECIPE:
+        return []
+    mine = value_of(subject.figures, "latency")
+    for other in (v.candidate for v in ranking):
+        if other.model != subject.model or other.recipe != FLOAT_RECIPE or mine is None:
+            continue
+        plain = value_of(other.figures, "latency")
+        if plain is not None and plain > 0 and mine >= SLOWER_FROM * plain:
+            text = f"{subject.name} is slower than {other.name} on {subject.target} (x{mine / plain:.2f}: "
+            text += f"{format_value(mine, 'ms')} against {format_value(plain, 'ms')})"
+            return [text + _why_chosen(subject.figures, other.figures) if chosen else text]
+    return []
+
+
+def _why_chosen(figures: Figures, plain: Figures) -> str:
+    """What the slower variant gives in return, so that its choice is never silent."""
+    gains = [m for m in ("flash", "ram", "energy") if _less(figures, plain, m)]
+    better, worse = quality(figures), quality(plain)
+    if better is not None and worse is not None and better > worse:
+        gains.insert(0, "quality")
+    return f"; it was chosen for its {', '.join(gains)}" if gains else "; it was chosen although it gains nothing else"
+
+
+def _less(figures: Figures, plain: Figures, metric: str) -> bool:
+    mine, other = value_of(figures, metric), value_of(plain, metric)
+    return mine is not None and other is not None and mine < other
