@@ -165,9 +165,13 @@ class PolicyRow(Record, frozen=True, kw_only=True):
 
 
 class PolicyRecord(Record, frozen=True, kw_only=True):
-    """A target's table: rows best first; without a budget `default` runs, when nothing fits `fallback`."""
+    """A target's table: rows best first; without a budget `default` runs, when nothing fits `fallback`.
+
+    `budget` is the text of the limits the default was chosen by.
+    """
 
     target: str
+    budget: str
     rows: tuple[PolicyRow, ...]
     default: str
     fallback: str
@@ -197,7 +201,6 @@ class Manifest(Record, frozen=True, kw_only=True):
     created_utc: str
     command: str
     tools: dict[str, str]
-    budget: str
     metric: MetricRecord | None
     datasets: tuple[DatasetRecord, ...]
     targets: tuple[TargetRecord, ...]

@@ -43,7 +43,7 @@ from edgescale.bundle.manifest import (
 )
 from edgescale.bundle.policy import preference, smallest, value_of
 from edgescale.bundle.reader import open_bundle
-from edgescale.core.budget import BUDGET_METRICS, Budget
+from edgescale.core.budget import BUDGET_METRICS, Budget, Budgets
 from edgescale.core.errors import EdgescaleError, UsageError
 from edgescale.core.files import sha256_file, sha256_tree, whole_directory
 from edgescale.core.measurement import METRIC_UNITS
@@ -80,7 +80,7 @@ class Context:
     """
 
     command: str
-    budget: Budget = field(default_factory=Budget)
+    budgets: Budgets = field(default_factory=Budgets)
     metric: str | None = None
     direction: Literal["max", "min"] = "max"
     datasets: Sequence[DatasetRecord] = ()
@@ -158,7 +158,8 @@ def write_bundle(out: Path, entries: Sequence[Entry], context: Context) -> Path:
 def _fill(directory: Path, entries: Sequence[Entry], context: Context) -> None:
     ids = _entry_ids(entries)
     records = tuple(
-        _write_entry(directory, entry, name, context.budget) for name, entry in zip(ids, entries, strict=True)
+        _write_entry(directory, entry, name, context.budgets.of(entry.target.name))
+        for name, entry in zip(ids, entries, strict=True)
     )
     manifest = Manifest(
         format=FORMAT,
@@ -166,12 +167,14 @@ def _fill(directory: Path, entries: Sequence[Entry], context: Context) -> None:
         created_utc=context.created_utc or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=context.command,
         tools=dict(context.tools),
-        budget=str(context.budget),
         metric=None if context.metric is None else MetricRecord(name=context.metric, direction=context.direction),
         datasets=tuple(context.datasets),
         targets=tuple(_target_record(target) for target in {e.target.name: e.target for e in entries}.values()),
         entries=records,
-        policies=tuple(_policy(name, records) for name in dict.fromkeys(e.target.name for e in entries)),
+        policies=tuple(
+            _policy(name, records, str(context.budgets.of(name)))
+            for name in dict.fromkeys(e.target.name for e in entries)
+        ),
     )
     manifest_path = directory / MANIFEST_NAME
     manifest_path.write_bytes(encode(manifest))
@@ -329,7 +332,7 @@ def _target_record(target: Target) -> TargetRecord:
     )
 
 
-def _policy(target: str, records: Sequence[EntryRecord]) -> PolicyRecord:
+def _policy(target: str, records: Sequence[EntryRecord], budget: str) -> PolicyRecord:
     mine = {record.id: record for record in records if record.target == target}
     figures = {name: record.quantities() for name, record in mine.items()}
     order = sorted(mine, key=lambda name: preference(figures[name], name))
@@ -343,7 +346,8 @@ def _policy(target: str, records: Sequence[EntryRecord]) -> PolicyRecord:
         )
         for name in order
     )
-    return PolicyRecord(target=target, rows=rows, default=(selected or order)[0], fallback=smallest(figures))
+    default = (selected or order)[0]
+    return PolicyRecord(target=target, budget=budget, rows=rows, default=default, fallback=smallest(figures))
 
 
 def _copy_tree(source: Path, directory: Path, folder: str) -> tuple[FileRecord, ...]:

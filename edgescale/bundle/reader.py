@@ -125,7 +125,8 @@ def _check_references(bundle: Bundle) -> None:
     """Ids exist once, figures are of the entry's own artifact, and the policy says what the entries say."""
     manifest, where = bundle.manifest, bundle.path / MANIFEST_NAME
     try:
-        parse_budget(manifest.budget)
+        for policy in manifest.policies:
+            parse_budget(policy.budget)
     except UsageError as error:
         raise BundleError(f"{where}: {error}") from None
     entries = {entry.id: entry for entry in manifest.entries}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edgescale.core.errors import UsageError
@@ -111,3 +111,36 @@ def parse_budget(text: str) -> Budget:
             raise UsageError(f"budget: {metric} is limited twice")
         constraints.append(Constraint(metric, wanted, limit))
     return Budget(tuple(constraints))
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """A budget for every target: `general` limits, which `by_target` adds to or overrides metric by metric."""
+
+    general: Budget = field(default_factory=Budget)
+    by_target: Mapping[str, Budget] = field(default_factory=dict)
+
+    def of(self, target: str) -> Budget:
+        """The limits that hold for a target: its own, then the general ones on other metrics."""
+        own = self.by_target.get(target, Budget()).constraints
+        limited = {c.metric for c in own}
+        return Budget((*own, *(c for c in self.general.constraints if c.metric not in limited)))
+
+
+def parse_budgets(texts: Sequence[str], targets: Sequence[str]) -> Budgets:
+    """Parse budget texts, each for all targets or, as `TARGET: limits`, for one of `targets`.
+
+    Raises UsageError for a wrong limit, an unknown target, or two texts for the same scope.
+    """
+    found: dict[str | None, Budget] = {}
+    for text in texts:
+        scope, separator, limits = text.partition(":")
+        target = scope.strip() if separator else None
+        if target is not None and target not in targets:
+            raise UsageError(
+                f"budget {text!r}: {target!r} is not a target of this compile; targets: {', '.join(targets)}"
+            )
+        if target in found:
+            raise UsageError(f"budget: two texts for {target or 'all targets'}; write the limits in one")
+        found[target] = parse_budget(limits if separator else text)
+    return Budgets(found.pop(None, Budget()), {name: budget for name, budget in found.items() if name is not None})

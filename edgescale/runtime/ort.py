@@ -7,7 +7,9 @@ measured is what runs. Imports onnxruntime only when a session is opened.
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
 
 SessionConfig = Mapping[str, Any]
 """The `session` table of artifact.json: intra_op_num_threads (default 1), graph_optimization_level (the name
-of an ONNX Runtime level, default ORT_ENABLE_ALL), config (session config entries, text to text)."""
+of an ONNX Runtime level, default ORT_ENABLE_ALL), config (session config entries, text to text; the value "auto"
+of session.x64quantprecision becomes "1" on x86 processors without VNNI and "0" elsewhere)."""
 
 _KEYS = ("intra_op_num_threads", "graph_optimization_level", "config")
+_EXACT = "session.x64quantprecision"
 _ERRORS_ONLY = 3
 
 
@@ -45,8 +49,23 @@ def session_options(config: SessionConfig) -> SessionOptions:
         raise UsageError(f"session options: graph_optimization_level {level!r} is not one of {', '.join(levels)}")
     options.graph_optimization_level = levels[level]
     for key, value in config.get("config", {}).items():
+        if key == _EXACT and value == "auto":
+            value = "1" if saturating_int8() else "0"
         options.add_session_config_entry(str(key), str(value))
     return options
+
+
+@cache
+def saturating_int8() -> bool:
+    """Whether this processor's fast uint8 x int8 products saturate in 16 bits: x86-64 without (known) VNNI."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True  # unknown: exact and slower rather than fast and perhaps wrong
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
 
 
 def open_session(model_path: Path, options: SessionConfig, *, profile_prefix: Path | None = None) -> InferenceSession:

@@ -62,7 +62,7 @@ class Session:
         # The table may name entries this session cannot run: C code compiled for the same target.
         self._default = policy.default if policy.default in self._entries else next(iter(self._entries))
         self._fallback = policy.fallback if policy.fallback in self._entries else smallest(self._figures)
-        self._made_for = parse_budget(self._bundle.manifest.budget)
+        self._made_for = parse_budget(self._bundle.policy(self.target).budget)
         self._lock = Lock()
         self._engines: dict[str, Any] = {}
         self._latencies: dict[str, deque[float]] = {}

@@ -10,7 +10,6 @@ from edgescale.select.select import (
     candidate,
     judge,
     select,
-    select_by_target,
 )
 
 __all__ = [
@@ -25,6 +24,5 @@ __all__ = [
     "pareto",
     "pareto_names",
     "select",
-    "select_by_target",
     "smallest",
 ]

@@ -29,6 +29,13 @@ repeated host measurements differ by a few percent."""
 
 FLOAT_RECIPE = "fp32"
 
+NEARLY_AS_GOOD = 0.005
+"""A feasible variant at most this far below the chosen one in quality (half a point, the usual resolution of
+a few thousand test samples) is pointed out when it is clearly cheaper."""
+
+CLEARLY_CHEAPER = 1.25
+"""Ratio of latency or flash from which a variant is clearly cheaper."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -174,12 +181,6 @@ def select(candidates: Sequence[Candidate], budget: Budget) -> Selection:
     return Selection(target, budget, ranking, blame, fallback, reason, _warnings(ranking, target))
 
 
-def select_by_target(candidates: Sequence[Candidate], budget: Budget) -> dict[str, Selection]:
-    """`select` for each target among the candidates, in order of first appearance."""
-    targets = dict.fromkeys(c.target for c in candidates)
-    return {target: select([c for c in candidates if c.target == target], budget) for target in targets}
-
-
 def judge(subject: Candidate, budget: Budget) -> Verdict:
     """Hold one candidate against every limit."""
     rows = tuple(_row(subject, constraint) for constraint in budget.constraints)
@@ -211,8 +212,31 @@ def _warnings(ranking: Sequence[Verdict], target: str) -> tuple[str, ...]:
     found = []
     if all(quality(v.candidate.figures) is None for v in ranking):
         found.append(f"{target}: no accuracy or error is known, so variants are ordered by cost alone")
+    if ranking[0].feasible:
+        found += _nearly_as_good(ranking)
     found += [text for v in ranking for text in _slower(v.candidate, ranking, chosen=v.candidate is best)]
     return tuple(found)
+
+
+def _nearly_as_good(ranking: Sequence[Verdict]) -> list[str]:
+    """The next feasible variant that costs clearly less than the chosen one for a difference samples hardly resolve."""
+    best = ranking[0].candidate
+    merit = quality(best.figures)
+    for other in (v.candidate for v in ranking[1:] if v.feasible):
+        value = quality(other.figures)
+        if merit is None or value is None or merit - value > NEARLY_AS_GOOD:
+            continue
+        gains = []
+        for metric, word in (("latency", "faster"), ("flash", "smaller")):
+            mine, theirs = value_of(best.figures, metric), value_of(other.figures, metric)
+            if mine and theirs and mine >= CLEARLY_CHEAPER * theirs:
+                gains.append(f"{mine / theirs:.1f} times {word}")
+        if gains:
+            gap = (
+                f"{(merit - value) * 100:.2f} points" if value_of(best.figures, "accuracy") else f"{merit - value:.3g}"
+            )
+            return [f"{other.name} is only {gap} below {best.name} and {' and '.join(gains)}; a budget picks it"]
+    return []
 
 
 def _slower(subject: Candidate, ranking: Sequence[Verdict], *, chosen: bool) -> list[str]:

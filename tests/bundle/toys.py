@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgescale.bundle import Context, DatasetRecord, Entry, write_bundle
-from edgescale.core.budget import parse_budget
+from edgescale.core.budget import Budgets, parse_budget
 from edgescale.core.files import sha256_file, sha256_tree
 from edgescale.core.measurement import METRIC_UNITS, LayerFigures, Measurement
 from edgescale.core.quantity import Quantity
@@ -91,7 +91,7 @@ def make_entry(
 def context(budget: str = "latency<=5ms", **changes: object) -> Context:
     settings: dict[str, object] = {
         "command": 'edgescale compile a.onnx --budget "latency<=5ms"',
-        "budget": parse_budget(budget),
+        "budgets": Budgets(parse_budget(budget)),
         "metric": "top1",
         "datasets": (DatasetRecord(role="evaluation", name="test", sha256="c" * 64, samples=10),),
         "tools": {"edgescale": "0.1.0"},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgescale.core.budget import BUDGET_METRICS, Budget, Constraint, parse_budget
+from edgescale.core.budget import BUDGET_METRICS, Budget, Budgets, Constraint, parse_budget, parse_budgets
 from edgescale.core.errors import UsageError
 from edgescale.core.measurement import METRIC_UNITS
 from edgescale.core.quantity import CANONICAL_UNIT, Quantity
@@ -137,3 +137,27 @@ def test_margin_is_relative_to_the_limit() -> None:
 def test_budget_metrics_have_the_units_of_measurements() -> None:
     for metric, (dimension, _, _) in BUDGET_METRICS.items():
         assert METRIC_UNITS[metric] == CANONICAL_UNIT[dimension]
+
+
+class TestBudgetsByTarget:
+    def test_own_limits_override_general_ones_metric_by_metric(self) -> None:
+        budgets = parse_budgets(["latency<=50ms, accuracy>=0.9", "m4: latency<=200ms, ram<=64KiB"], ["host", "m4"])
+        assert str(budgets.of("host")) == "latency<=50ms, accuracy>=0.9"
+        assert str(budgets.of("m4")) == "latency<=200ms, ram<=65536B, accuracy>=0.9"
+
+    def test_nothing_asked_is_no_limit(self) -> None:
+        assert parse_budgets([], ["host"]) == Budgets()
+        assert str(Budgets().of("host")) == "none"
+
+    @pytest.mark.parametrize(
+        ("texts", "words"),
+        [
+            (["m7: latency<=1ms"], "m7"),
+            (["latency<=1ms", "ram<=1KiB"], "two texts"),
+            (["m4: ram<=1KiB", "m4: latency<=1s"], "two texts for m4"),
+            (["m4: nonsense<=1"], "nonsense"),
+        ],
+    )
+    def test_wrong_requests(self, texts: list[str], words: str) -> None:
+        with pytest.raises(UsageError, match=words):
+            parse_budgets(texts, ["host", "m4"])

@@ -14,7 +14,7 @@ from edgescale.core.budget import Budget, Constraint, parse_budget
 from edgescale.core.errors import UsageError
 from edgescale.core.measurement import METRIC_UNITS
 from edgescale.core.quantity import Quantity
-from edgescale.select import Candidate, pareto_names, select, select_by_target, smallest
+from edgescale.select import Candidate, pareto_names, select, smallest
 
 INF = float("inf")
 RELATION = {"latency": "<=", "ram": "<=", "flash": "<=", "accuracy": ">="}
@@ -193,8 +193,10 @@ def test_requests_that_make_no_sense() -> None:
         select([make("a"), make("a")], Budget())
 
 
-def test_by_target_keeps_order() -> None:
-    family = [make("a", latency=1), make("a", target="m4", latency=50), make("b", latency=2)]
-    selections = select_by_target(family, parse_budget("latency<=10ms"))
-    assert list(selections) == ["host", "m4"]
-    assert [s.feasible for s in selections.values()] == [True, False]
+def test_a_much_cheaper_variant_nearly_as_good_is_pointed_out() -> None:
+    best = make("big", accuracy=0.917, latency=133.0, flash=100_000)
+    close = make("small", accuracy=0.916, latency=50.0, flash=30_000)
+    far = make("poor", accuracy=0.80, latency=1.0, flash=3_000)
+    warnings = select([best, close, far], Budget()).warnings
+    assert [w for w in warnings if "small" in w and "0.10 points" in w and "2.7 times faster" in w]
+    assert not any("poor" in w for w in warnings)

@@ -1,0 +1,5 @@
+"""`python -m edgescale` is the `edgescale` command."""
+
+from edgescale.cli.main import main
+
+main()

@@ -1,0 +1,128 @@
+"""`edgescale compile`: models in, a bundle out, with the table that says whether the budget is met."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgescale.cli.common import cache_option, console, json_option, print_json, progress_bars, quiet_option
+from edgescale.core.budget import BUDGET_METRICS
+from edgescale.core.variant import OBSERVERS
+
+_METRICS = ", ".join(BUDGET_METRICS)
+
+
+@click.command("compile")
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--target", "-t", "targets", multiple=True, help="Profile name or .toml path; repeat for several.")
+@click.option(
+    "--budget",
+    "-b",
+    "budgets",
+    multiple=True,
+    help="Limits for all targets, e.g. 'latency<=50ms, ram<=64KiB', or for one: 'TARGET: ram<=64KiB'. "
+    f"Metrics: {_METRICS}.",
+)
+@click.option("--recipe", "-r", "recipes", default="fp32,w8a8", show_default=True, help="Comma-separated recipes.")
+@click.option(
+    "--observer",
+    type=click.Choice(OBSERVERS),
+    default="mse",
+    show_default=True,
+    help="How activation ranges are chosen from the calibration histograms.",
+)
+@click.option(
+    "--metric",
+    help="top1, top5, auc, mse, cosine or package.module:function. "
+    "[default: top1 with labels, else cosine to the float model]",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Inputs on which a device's cost is measured.",
+)
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("edgescale-out/bundle"),
+    show_default=True,
+    help="Directory of the bundle.",
+)
+@click.option(
+    "--report",
+    "reports",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Also write the tables to a .txt, .html or .svg file; repeatable.",
+)
+@click.option("--calib", help="Calibration data: .npz, folder of .npy, or package.module:function.")
+@click.option("--eval", "evaluation", help="Evaluation data with labels, in the same forms.")
+@json_option
+@cache_option
+@quiet_option
+def command(models: tuple[Path, ...], **options: Any) -> int:
+    """Compress MODELS (one model, or sizes of a family), compile and measure them on every target.
+
+    Writes a bundle and prints a table of variants and, for each target, the budget's verdict. Exit
+    code 0 when every target has a variant that meets the budget, 3 when one has none (the nearest
+    is named and the bundle is written all the same).
+    """
+    return run_compile(models, command_line=["edgescale", *sys.argv[1:]], **options)
+
+
+def run_compile(
+    models: tuple[Path, ...],
+    *,
+    targets: tuple[str, ...],
+    budgets: tuple[str, ...],
+    recipes: str,
+    observer: Any,
+    metric: str | None,
+    samples: int,
+    out: Path,
+    reports: tuple[Path, ...],
+    calib: str | None,
+    evaluation: str | None,
+    as_json: bool,
+    no_cache: bool,
+    quiet: bool,
+    command_line: list[str],
+) -> int:
+    """Compile, print, write the reports; the exit code."""
+    from edgescale.cache import StageStore
+    from edgescale.core.budget import parse_budgets
+    from edgescale.core.target import load_target
+    from edgescale.core.variant import parse_recipe
+    from edgescale.pipeline import Request, compile_models
+    from edgescale.report.compile import compile_payload, print_compile, write_reports
+
+    profiles = tuple(load_target(name) for name in dict.fromkeys(targets or ("host",)))
+    request = Request(
+        models=models,
+        targets=profiles,
+        recipes=tuple(parse_recipe(text, observer) for text in dict.fromkeys(recipes.split(","))),
+        budgets=parse_budgets(budgets, [profile.name for profile in profiles]),
+        calibration=calib,
+        evaluation=evaluation,
+        metric=metric,
+        samples=samples,
+        out=out,
+        command=shlex.join(command_line),
+    )
+    store = StageStore(enabled=not no_cache)
+    with progress_bars(quiet=quiet or as_json) as progress:
+        result = compile_models(request, store, progress)
+    if as_json:
+        print_json("compile", compile_payload(result))
+    else:
+        print_compile(result, console())
+    write_reports(result, reports)
+    store.trim()
+    return result.exit_code

@@ -1,0 +1,169 @@
+"""`edgescale explain`: why a bundle's variants were chosen or not, and where their cost lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgescale.bundle import Bundle, EntryRecord, open_bundle
+from edgescale.cli.common import console, json_option, print_json
+from edgescale.core.budget import parse_budget
+from edgescale.core.errors import UsageError
+from edgescale.select import Candidate, Selection, select
+
+
+@click.command("explain")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("layer", required=False)
+@click.option("--budget", "-b", help="Judge by these limits instead of those the bundle was made for.")
+@click.option("--target", "-t", help="Only this target.")
+@json_option
+def command(bundle: Path, layer: str | None, budget: str | None, target: str | None, as_json: bool) -> int:
+    """Rank BUNDLE's variants under the budget, say what each misses and by how much.
+
+    With LAYER (a node's name, or a part of it), show that layer's cost in every variant. Exit code 3
+    when a target has no variant within the budget.
+    """
+    opened = open_bundle(bundle)
+    if layer is not None:
+        return _explain_layer(opened, layer, target, as_json)
+    names = [target] if target else list(opened.target_names())
+    selections = [
+        select(
+            [_candidate(e) for e in opened.entries_for(name)],
+            parse_budget(opened.policy(name).budget if budget is None else budget),
+        )
+        for name in names
+    ]
+    if as_json:
+        print_json("explain", {"targets": [_payload(s) for s in selections]})
+    else:
+        for selection in selections:
+            _show(opened, selection)
+    return 0 if all(s.feasible for s in selections) else 3
+
+
+def _candidate(entry: EntryRecord) -> Candidate:
+    figures, missing = entry.quantities(), entry.unavailable
+    return Candidate(entry.id, entry.model, entry.recipe.name, entry.target, figures, missing)
+
+
+def _payload(selection: Selection) -> dict[str, Any]:
+    rows = [
+        {
+            "entry": verdict.name,
+            "feasible": verdict.feasible,
+            "limits": [
+                {
+                    "metric": r.metric,
+                    "limit": str(r.constraint),
+                    "value": r.value,
+                    "source": r.source,
+                    "margin": r.margin,
+                    "holds": r.holds,
+                }
+                for r in verdict.rows
+            ],
+        }
+        for verdict in selection.ranking
+    ]
+    summary = {
+        "target": selection.target,
+        "budget": str(selection.budget),
+        "reason": selection.reason,
+        "warnings": list(selection.warnings),
+    }
+    return {**summary, "binding": [str(c) for c in selection.binding], "ranking": rows}
+
+
+def _show(bundle: Bundle, selection: Selection) -> None:
+    from rich.table import Table
+
+    from edgescale.report.figures import show_value
+
+    out = console()
+    table = Table(title=f"[bold]{selection.target}[/] under {selection.budget}", title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("variant")
+    for constraint in selection.budget.constraints:
+        table.add_column(str(constraint), justify="right")
+    table.add_column("verdict")
+    for rank, verdict in enumerate(selection.ranking, 1):
+        cells = [
+            f"{show_value(r.metric, r.quantity)} ([{'green' if r.holds else 'red'}]"
+            f"{'?' if r.margin is None else format(r.margin, '+.0%')}[/])"
+            for r in verdict.rows
+        ]
+        judged = "[green]meets all[/]" if verdict.feasible else f"[red]misses {verdict.misses()}[/]"
+        table.add_row(str(rank), verdict.name.partition("@")[0], *cells, judged)
+    out.print(table)
+    out.print(selection.reason)
+    for warning in selection.warnings:
+        out.print(f"[yellow]note:[/] {warning}")
+    best = bundle.entry(selection.best.name)
+    for metric, reason in sorted(best.unavailable.items()):
+        out.print(f"[dim]{metric} is unavailable: {reason}[/]")
+    if layers := bundle.layers(best):
+        from edgescale.report.layers import layer_table
+
+        out.print(layer_table([_Layer(record) for record in layers], f"{best.id}: most expensive layers", 5))
+    out.print()
+
+
+class _Layer:
+    """A bundle's layer record, with quantities instead of stored figures."""
+
+    def __init__(self, record: Any) -> None:
+        self.name, self.op, self.macs, self.kernel = record.name, record.op, record.macs, record.kernel
+        self.metrics = {metric: figure.quantity() for metric, figure in record.metrics.items()}
+
+
+def _explain_layer(bundle: Bundle, wanted: str, target: str | None, as_json: bool) -> int:
+    found = []
+    names: dict[str, None] = {}
+    for entry in bundle.manifest.entries if target is None else bundle.entries_for(target):
+        layers = [_Layer(record) for record in bundle.layers(entry)]
+        total: dict[str, float] = {}
+        for layer in layers:
+            names[layer.name] = None
+            for metric, quantity in layer.metrics.items():
+                total[metric] = total.get(metric, 0.0) + quantity.value
+        exact = [layer for layer in layers if layer.name == wanted]
+        found += [(entry, layer, total) for layer in exact or [layer for layer in layers if wanted in layer.name]]
+    if not found:
+        listed = ", ".join(list(names)[:20]) or "none: the rigs gave no layer figures"
+        raise UsageError(f"no layer of {bundle.path} is called {wanted!r}; layers: {listed}")
+    if as_json:
+        from edgescale.report.figures import quantity_payload
+
+        print_json(
+            "explain-layer",
+            {
+                "layers": [
+                    {
+                        "entry": entry.id,
+                        "layer": layer.name,
+                        "op": layer.op,
+                        "kernel": layer.kernel,
+                        "macs": layer.macs,
+                        "figures": quantity_payload(layer.metrics),
+                    }
+                    for entry, layer, _ in found
+                ]
+            },
+        )
+        return 0
+    from rich.table import Table
+
+    table = Table(title=f"layers matching {wanted!r}", title_justify="left")
+    for heading in ("entry", "layer", "op", "kernel", "MACs", "figure", "value", "share"):
+        table.add_column(heading, overflow="fold")
+    for entry, layer, total in found:
+        for metric, quantity in layer.metrics.items():
+            share = f"{quantity.value / total[metric]:.1%}" if total[metric] else "-"
+            cells = (entry.id, layer.name, layer.op, layer.kernel, f"{layer.macs:,}", metric, str(quantity), share)
+            table.add_row(*cells)
+    console().print(table)
+    return 0

@@ -1,0 +1,72 @@
+"""How good an artifact is: the evaluation metric and the drop against the float model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from edgescale.core.errors import UsageError
+from edgescale.core.measurement import Measurement
+from edgescale.core.quantity import Quantity
+from edgescale.core.target import Target
+from edgescale.core.variant import Artifact
+from edgescale.sources import DataSource, LoadedModel, RandomSource
+
+if TYPE_CHECKING:
+    from edgescale.stages import Stages
+
+AUTOMATIC = "auto"
+"""The metric chosen by the data: top-1 where there are labels, else cosine to the float model."""
+
+NO_DATA = "no evaluation data: give --eval (or --calib, to compare with the float model)"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The data artifacts are judged and measured on, and the metric (None: nothing to judge by)."""
+
+    data: DataSource
+    role: str
+    metric: str | None
+
+    def add_score(
+        self, measurement: Measurement, stages: Stages, loaded: LoadedModel, artifact: Artifact, target: Target
+    ) -> Measurement:
+        """The measurement with `accuracy` (or `error` where smaller is better) and `drop`, over all samples.
+
+        Outputs come from the artifact's own code run on this machine: ONNX Runtime, or the host build
+        of the generated C, whose equality with the device is checked apart.
+        """
+        if self.metric is None:
+            missing = {"accuracy": NO_DATA, "drop": NO_DATA}
+            return replace(measurement, unavailable={**measurement.unavailable, **missing})
+        samples = self.data.for_model(loaded)
+        reference = stages.reference_outputs(loaded.variant, samples)
+        quality = stages.evaluate(stages.outputs(artifact, target, samples), reference, samples, self.metric)
+        base = stages.evaluate(reference, reference, samples, self.metric)
+        how = "ONNX Runtime" if artifact.kind == "onnx" else "host build of the same C"
+        note = f"{quality.metric} on {quality.samples} {self.role} samples, {how}"
+        name, sign = ("accuracy", 1.0) if quality.higher_is_better else ("error", -1.0)
+        drop = sign * (base.value - quality.value)
+        figures = {
+            name: Quantity(quality.value, "1", "measured", note),
+            "drop": Quantity(drop, "1", "measured", f"against the model as given, {base.value:.4f}; {note}"),
+        }
+        return replace(
+            measurement,
+            metrics={**measurement.metrics, **figures},
+            environment={**measurement.environment, "metric": quality.metric},
+        )
+
+
+def evaluation_of(evaluation: str | None, calibration: str | None, metric: str | None) -> Evaluation:
+    """Judge on the evaluation data; without it by cosine on the calibration data; without either, not at all."""
+    if evaluation:
+        return Evaluation(DataSource(evaluation), "evaluation", metric or AUTOMATIC)
+    if calibration:
+        if metric not in (None, "cosine", "mse"):
+            raise UsageError(f"metric {metric!r} needs labelled data: give --eval")
+        return Evaluation(DataSource(calibration), "calibration", metric or "cosine")
+    if metric:
+        raise UsageError(f"metric {metric!r} needs data: give --eval")
+    return Evaluation(RandomSource("random"), "random", None)

@@ -1,0 +1,177 @@
+"""The line through the house: model + data -> load -> compress -> compile -> profile -> select -> bundle.
+
+`compile_models` is that line as code; each step is a cached stage of `edgescale.stages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edgescale.bundle.manifest import DatasetRecord
+from edgescale.bundle.pack import Context, Entry, check_destination, tool_versions, write_bundle
+from edgescale.cache import StageStore
+from edgescale.core.budget import Budgets
+from edgescale.core.errors import EdgescaleError, InfeasibleError, UsageError
+from edgescale.core.progress import SILENT, Progress
+from edgescale.core.target import Target
+from edgescale.core.variant import Recipe, Variant
+from edgescale.evaluation import Evaluation, evaluation_of
+from edgescale.select import Candidate, Selection, candidate, pareto_names, select
+from edgescale.sources import DataSource, LoadedModel, ModelSource
+from edgescale.stages import Stages
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. `calibration` and `evaluation` are dataset specifications or None.
+
+    `samples` is the number of inputs a device's cost is measured on; `command` reproduces the run.
+    """
+
+    models: tuple[Path, ...]
+    targets: tuple[Target, ...]
+    recipes: tuple[Recipe, ...]
+    budgets: Budgets = field(default_factory=Budgets)
+    calibration: str | None = None
+    evaluation: str | None = None
+    metric: str | None = None
+    samples: int = 4
+    out: Path = Path("edgescale-out/bundle")
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A variant that could not be made or measured for a target, and why."""
+
+    variant: str
+    target: str
+    error: EdgescaleError
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What a compile made: the measured entries, what failed, the choice for each target that has entries.
+
+    `bundle` is the directory written, None where nothing could be packed.
+    """
+
+    request: Request
+    entries: tuple[Entry, ...]
+    failures: tuple[Failure, ...]
+    selections: Mapping[str, Selection]
+    bundle: Path | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every target has a variant within the budget, else the code of the gravest trouble.
+
+        A variant that does not fit a device is no failure as long as another one does; one that is
+        unsupported or whose device failed is, even if others went well.
+        """
+        codes = {f.error.exit_code for f in self.failures if not isinstance(f.error, InfeasibleError)}
+        if any(t.name not in self.selections or not self.selections[t.name].feasible for t in self.request.targets):
+            codes.add(InfeasibleError.exit_code)
+        return max(codes, default=0)
+
+
+def compile_models(request: Request, store: StageStore, progress: Progress = SILENT) -> CompileResult:
+    """Run the whole line.
+
+    Raises EdgescaleError where the request itself is wrong or a model cannot be read. A variant that
+    fails on a target is recorded in the result, and the others go on.
+    """
+    _check(request)
+    stages = Stages(store, progress)
+    calibration = DataSource(request.calibration) if request.calibration else None
+    evaluation = evaluation_of(request.evaluation, request.calibration, request.metric)
+
+    entries: list[Entry] = []
+    failures: list[Failure] = []
+    for loaded in [stages.load(ModelSource(path)) for path in request.models]:
+        for recipe in [loaded.variant.recipe] if loaded.quantized else request.recipes:
+            variant = stages.compress(loaded, recipe, calibration)
+            for target in request.targets:
+                for backend in target.backends:
+                    try:
+                        entries.append(_measured(stages, request.samples, loaded, variant, target, backend, evaluation))
+                    except EdgescaleError as error:
+                        failures.append(Failure(variant.name, target.name, error))
+
+    selections = {
+        target.name: select(found, request.budgets.of(target.name))
+        for target in request.targets
+        if (found := [_candidate(e) for e in entries if e.target.name == target.name])
+    }
+    marked = _mark(entries, selections)
+    bundle = write_bundle(request.out, marked, _context(request, evaluation, entries)) if marked else None
+    return CompileResult(request, tuple(marked), tuple(failures), selections, bundle)
+
+
+def _measured(
+    stages: Stages,
+    samples: int,
+    loaded: LoadedModel,
+    variant: Variant,
+    target: Target,
+    backend: str,
+    evaluation: Evaluation,
+) -> Entry:
+    """Compile one variant for one target, prove it equal to the reference, measure and score it."""
+    artifact = stages.compile(variant, target, backend)
+    inputs = evaluation.data.for_model(loaded)
+    measurement = stages.profile(artifact, target, inputs, samples)
+    environment = dict(measurement.environment)
+    if artifact.kind == "c":
+        environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
+    measurement = replace(measurement, environment=environment)
+    return Entry(variant, target, artifact, evaluation.add_score(measurement, stages, loaded, artifact, target))
+
+
+def _candidate(entry: Entry) -> Candidate:
+    """The entry as `select` sees it; named after its variant, and its back end where the target has several."""
+    found = candidate(entry.variant, entry.measurement)
+    return found if len(entry.target.backends) == 1 else replace(found, name=f"{found.name}:{entry.artifact.backend}")
+
+
+def _mark(entries: list[Entry], selections: Mapping[str, Selection]) -> list[Entry]:
+    """The entries with their place in the choice: on the Pareto front of their target, selected or not."""
+    marked = []
+    for entry in entries:
+        ranking = selections[entry.target.name].ranking
+        front = pareto_names({verdict.name: verdict.candidate.figures for verdict in ranking})
+        name = _candidate(entry).name
+        marked.append(replace(entry, pareto=name in front, selected=name == ranking[0].name))
+    return marked
+
+
+def _context(request: Request, evaluation: Evaluation, entries: list[Entry]) -> Context:
+    """What the manifest says of the bundle as a whole."""
+    roles = {"calibration": request.calibration, evaluation.role: evaluation.data.spec}
+    datasets = [
+        DatasetRecord(role=role, name=Path(spec).name, sha256=DataSource(spec).fingerprint)
+        for role, spec in roles.items()
+        if spec is not None and role != "random"
+    ]
+    scored = entries[0].measurement
+    return Context(
+        command=request.command,
+        budgets=request.budgets,
+        metric=scored.environment.get("metric"),
+        direction="min" if "error" in scored.metrics else "max",
+        datasets=datasets,
+        tools=tool_versions(),
+    )
+
+
+def _check(request: Request) -> None:
+    """Refuse early what would fail late."""
+    check_destination(request.out)
+    stems = [path.stem for path in request.models]
+    if len(set(stems)) != len(stems):
+        raise UsageError("two models share a file name; variants are named after it, so rename one")
+    names = [target.name for target in request.targets]
+    if len(set(names)) != len(names):
+        raise UsageError("two target profiles share a name; change `name` in one of them")
