@@ -18,6 +18,7 @@ from edgescale.core.progress import SILENT, Progress
 from edgescale.core.target import Target
 from edgescale.core.variant import Recipe, Variant
 from edgescale.evaluation import Evaluation, evaluation_of
+from edgescale.frontend.metrics import load_metric
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource
 from edgescale.stages import Stages
@@ -97,6 +98,8 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
                 for backend in target.backends:
                     try:
                         entries.append(_measured(stages, request.samples, loaded, variant, target, backend, evaluation))
+                    except UsageError:
+                        raise
                     except EdgescaleError as error:
                         failures.append(Failure(variant.name, target.name, error))
 
@@ -169,6 +172,8 @@ def _context(request: Request, evaluation: Evaluation, entries: list[Entry]) -> 
 def _check(request: Request) -> None:
     """Refuse early what would fail late."""
     check_destination(request.out)
+    if request.metric is not None:
+        load_metric(request.metric)
     stems = [path.stem for path in request.models]
     if len(set(stems)) != len(stems):
         raise UsageError("two models share a file name; variants are named after it, so rename one")

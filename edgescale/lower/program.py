@@ -70,10 +70,10 @@ class Port:
 class Requant:
     """int32 accumulator -> output units, one entry a channel (or a single one for all).
 
-    multiplier: int32 in [2^30, 2^31) or 0; shift: int32, positive is left (LiteRT convention), so that
-    real factor = multiplier * 2^(shift - 31). rounding "double": SaturatingRoundingDoublingHighMul then
-    RoundingDivideByPOT (convolutions, and every layer not noted otherwise); "single": one
-    round-half-up of the 64-bit product (fully connected).
+    multiplier: int32 in [2^30, 2^31) or 0 (a Mean's from 2^29 on); shift: int32, positive is left (LiteRT
+    convention), so that real factor = multiplier * 2^(shift - 31). rounding "double":
+    SaturatingRoundingDoublingHighMul then RoundingDivideByPOT (convolutions, and every layer not noted
+    otherwise); "single": one round-half-up of the 64-bit product (fully connected).
     """
 
     multiplier: npt.NDArray[np.int32]

@@ -1,0 +1,142 @@
+"""What emitters work with, and the registry of emitters: one a layer class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgescale.core.errors import UnsupportedModelError
+from edgescale.lower.program import Clamp, Layer, Program, Requant, Tensor
+from edgescale_c import requant
+from edgescale_c.constants import ConstantPool, Table, float_literal
+from edgescale_c.planner import Plan
+
+C_TYPES = {"int8": "int8_t", "float32": "float"}
+
+
+@dataclass(frozen=True)
+class LayerCode:
+    """Statements of a layer's function, the kernel it is built on and the headers that hold it."""
+
+    body: tuple[str, ...]
+    kernel: str
+    headers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One layer in its program: where its tensors are and where its constants go."""
+
+    program: Program
+    plan: Plan
+    pool: ConstantPool
+    symbol: str
+    """Of the model."""
+    layer: Layer
+    prefix: str
+    """Of the layer's constants."""
+
+    @property
+    def where(self) -> str:
+        """The layer as error messages name it."""
+        return f"node {self.layer.name!r} ({self.layer.op})"
+
+    def refuse(self, rule: str) -> UnsupportedModelError:
+        """The error for a layer that breaks `rule`."""
+        return UnsupportedModelError(f"{self.where}: {rule}")
+
+    def source(self, index: int = 0) -> Tensor:
+        """An input tensor."""
+        return self.program.tensors[self.layer.inputs[index]]
+
+    @property
+    def out(self) -> Tensor:
+        """The output tensor."""
+        return self.program.tensors[self.layer.output]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the layer computes in float32. Raises UnsupportedModelError for mixed or other types."""
+        kinds = {tensor.dtype for tensor in (*(self.source(i) for i in range(len(self.layer.inputs))), self.out)}
+        if len(kinds) != 1 or not kinds <= set(C_TYPES):
+            raise self.refuse(f"needs inputs and output all int8 or all float32, found {', '.join(sorted(kinds))}")
+        return kinds == {"float32"}
+
+    def read(self, index: int = 0) -> str:
+        """C expression: address of an input."""
+        return self._address(self.source(index), "const ")
+
+    def write(self) -> str:
+        """C expression: address of the output."""
+        return self._address(self.out, "")
+
+    def _address(self, tensor: Tensor, qualifier: str) -> str:
+        place = f"&es_{self.symbol}_arena[{self.plan.offset(tensor.name)}]"
+        return f"({qualifier}{C_TYPES[tensor.dtype]} *)({qualifier}void *){place}"
+
+    def shares_bytes(self, index: int) -> bool:
+        """Whether the plan lets the output overlap an input."""
+        source, out = self.source(index), self.out
+        at, to = self.plan.offset(source.name), self.plan.offset(out.name)
+        return at < to + out.nbytes and to < at + source.nbytes
+
+    def constant(self, name: str, values: Table) -> str:
+        """C name of a table."""
+        return self.pool.add(f"{self.prefix}_{name}", values)
+
+    def requant(self, scaling: Requant | None, bound: int, clamp: Clamp, name: str = "q") -> str:
+        """Declaration of an `es_requant` called `name`, for accumulators of magnitude at most `bound`."""
+        if scaling is None:
+            raise self.refuse("int8 needs a rescaling, found none")
+        found = requant.tables(scaling, bound, self.where)
+        low, high = requant.clamp_of(clamp)
+        suffix = "" if name == "q" else f"_{name}"
+        multiplier = self.constant(f"multiplier{suffix}", found.multiplier)
+        shift = self.constant(f"shift{suffix}", found.shift)
+        return (
+            f"const es_requant {name} = {{{multiplier}, {shift}, {int(found.per_channel)}, {found.form}, "
+            f"{self.out.zero_point}, {low}, {high}}};"
+        )
+
+    def clamp_f32(self, clamp: Clamp) -> str:
+        """Two float literals."""
+        return f"{float_literal(clamp[0])}, {float_literal(clamp[1])}"
+
+
+Emitter = Callable[[Scope, Any], LayerCode]
+
+
+@dataclass
+class Registry:
+    """Emitters by layer class."""
+
+    emitters: dict[type[Layer], Emitter] = field(default_factory=dict)
+
+    def register(self, *kinds: type[Layer]) -> Callable[[Emitter], Emitter]:
+        """Decorator: the function emits layers of `kinds`."""
+
+        def add(emitter: Emitter) -> Emitter:
+            for kind in kinds:
+                self.emitters[kind] = emitter
+            return emitter
+
+        return add
+
+    def emit(self, scope: Scope) -> LayerCode:
+        """Code of the scope's layer. Raises UnsupportedModelError naming the node and the rule."""
+        emitter = self.emitters.get(type(scope.layer))
+        if emitter is None:
+            known = ", ".join(sorted(kind.__name__ for kind in self.emitters))
+            raise scope.refuse(f"the C back end has no kernel for it; it has: {known}")
+        return emitter(scope, scope.layer)
+
+
+REGISTRY = Registry()
+
+
+def wrap_int32(values: Table) -> Table:
+    """int64 sums reduced modulo 2^32, as the kernels' unsigned accumulators are."""
+    return values.astype(np.uint64).astype(np.uint32).view(np.int32)

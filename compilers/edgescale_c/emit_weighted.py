@@ -1,0 +1,122 @@
+"""Emitters of layers with weights: convolution, depthwise convolution, fully connected."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgescale.lower.program import Conv2D, DepthwiseConv2D, FullyConnected
+from edgescale_c.constants import Table
+from edgescale_c.emission import REGISTRY, LayerCode, Scope, wrap_int32
+from edgescale_c.geometry import Window, window
+from edgescale_c.requant import accumulator_bounds
+
+
+def _check(scope: Scope, weights: Table, bias: Table, channels: int) -> None:
+    wanted = ("float32", "float32") if scope.is_float else ("int8", "int32")
+    if (str(weights.dtype), str(bias.dtype)) != wanted:
+        raise scope.refuse(f"needs weights and bias of {' and '.join(wanted)}, found {weights.dtype} and {bias.dtype}")
+    if bias.shape != (channels,):
+        raise scope.refuse(f"needs a bias of [{channels}], found {list(bias.shape)}")
+
+
+def _bound(scope: Scope, rows: Table, bias: Table) -> int:
+    """Greatest accumulator of weights seen as [O, taps]."""
+    bound = int(accumulator_bounds(rows, bias, scope.source().zero_point).max(initial=0))
+    if bound >= 2**31:
+        raise scope.refuse(f"accumulators must stay below 2^31, this layer may reach {bound}")
+    return bound
+
+
+def _folded(scope: Scope, rows: Table, bias: Table) -> Table:
+    """Bias with the input's zero-point taken off every tap: bias - zero_point * sum of weights."""
+    return wrap_int32(bias.astype(np.int64) - scope.source().zero_point * rows.astype(np.int64).sum(axis=1))
+
+
+def _padding_bytes(geometry: Window) -> int:
+    """Bytes that a row of taps of two neighbouring pixels spans; 0 where no pixel sees padding."""
+    if not geometry.has_border:
+        return 0
+    return ((geometry.k_w - 1) * geometry.dilation_w + geometry.stride_w + 1) * geometry.in_c
+
+
+def _convolution(
+    scope: Scope, layer: Conv2D | DepthwiseConv2D, geometry: Window, rows: Table, kernel: str
+) -> LayerCode:
+    if scope.is_float:
+        low_high = scope.clamp_f32(layer.clamp)
+        weights, bias = scope.constant("weights", layer.weights), scope.constant("bias", layer.bias)
+        body: tuple[str, ...] = (
+            f"const es_window g = {{{geometry.initialiser()}}};",
+            f"const es_weights_f32 k = {{{weights}, {bias}, {low_high}}};",
+            f"es_{kernel}_f32({scope.read()}, {scope.write()}, &g, &k);",
+        )
+        return LayerCode(body, f"{kernel}_f32", ("es_conv2d_f32.h",))
+    bound = _bound(scope, rows, layer.bias)
+    weights = scope.constant("weights", layer.weights)
+    bias = scope.constant("bias", _folded(scope, rows, layer.bias))
+    padding = scope.pool.fill(f"es_{scope.symbol}", scope.source().zero_point, _padding_bytes(geometry))
+    body = (
+        f"const es_window g = {{{geometry.initialiser()}}};",
+        f"const es_conv2d_weights_s8 k = {{{weights}, {bias}, {padding}, {scope.source().zero_point}}};",
+        scope.requant(layer.requant, bound, layer.clamp),
+        f"es_{kernel}_s8({scope.read()}, {scope.write()}, &g, &k, &q);",
+    )
+    return LayerCode(body, f"{kernel}_s8", (f"es_{kernel}_s8.h",))
+
+
+@REGISTRY.register(Conv2D)
+def conv2d(scope: Scope, layer: Conv2D) -> LayerCode:
+    """Convolution of any stride, padding, dilation and groups."""
+    geometry = window(scope.program, layer)
+    channels, height, width, depth = layer.weights.shape
+    if channels != geometry.out_c or depth * layer.groups != geometry.in_c or channels % layer.groups:
+        raise scope.refuse(
+            f"weights {list(layer.weights.shape)} in {layer.groups} groups do not fit "
+            f"{geometry.in_c} input and {geometry.out_c} output channels"
+        )
+    _check(scope, layer.weights, layer.bias, channels)
+    return _convolution(scope, layer, geometry, layer.weights.reshape(channels, height * width * depth), "conv2d")
+
+
+@REGISTRY.register(DepthwiseConv2D)
+def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
+    """Depthwise convolution with any channel multiplier."""
+    geometry = window(scope.program, layer)
+    height, width, channels = layer.weights.shape
+    if channels != geometry.out_c or channels != geometry.in_c * layer.multiplier:
+        raise scope.refuse(
+            f"weights {list(layer.weights.shape)} with multiplier {layer.multiplier} do not fit "
+            f"{geometry.in_c} input and {geometry.out_c} output channels"
+        )
+    _check(scope, layer.weights, layer.bias, channels)
+    rows = layer.weights.reshape(height * width, channels).T
+    return _convolution(scope, layer, geometry, rows, "depthwise")
+
+
+@REGISTRY.register(FullyConnected)
+def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
+    """[rows, I] x [O, I] -> [rows, O]."""
+    outputs, inputs = layer.weights.shape
+    rows, rest = divmod(scope.source().size, inputs)
+    if rest or rows * outputs != scope.out.size:
+        raise scope.refuse(
+            f"weights [{outputs}, {inputs}] do not fit an input of {list(scope.source().shape)} "
+            f"and an output of {list(scope.out.shape)}"
+        )
+    _check(scope, layer.weights, layer.bias, outputs)
+    shape = f"{rows}, {inputs}, {outputs}"
+    if scope.is_float:
+        weights, bias = scope.constant("weights", layer.weights), scope.constant("bias", layer.bias)
+        body: tuple[str, ...] = (
+            f"const es_weights_f32 k = {{{weights}, {bias}, {scope.clamp_f32(layer.clamp)}}};",
+            f"es_fully_connected_f32({scope.read()}, {scope.write()}, {shape}, &k);",
+        )
+        return LayerCode(body, "fully_connected_f32", ("es_conv2d_f32.h",))
+    bound = _bound(scope, layer.weights, layer.bias)
+    weights = scope.constant("weights", layer.weights)
+    bias = scope.constant("bias", _folded(scope, layer.weights, layer.bias))
+    body = (
+        scope.requant(layer.requant, bound, layer.clamp),
+        f"es_fully_connected_s8({scope.read()}, {scope.write()}, {shape}, {weights}, {bias}, &q);",
+    )
+    return LayerCode(body, "fully_connected_s8", ("es_fully_connected_s8.h",))

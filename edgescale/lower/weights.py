@@ -1,0 +1,106 @@
+"""Weights and biases of convolutions and fully connected layers: folding, integers, the rescaling factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgescale.lower.constants import Constant, Real
+from edgescale.lower.context import Units
+from edgescale.lower.fixedpoint import requant
+from edgescale.lower.program import Array, Requant
+from edgescale.lower.registry import NodeError
+from edgescale.lower.sink import Affine
+
+INT32_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """weights [O, ...] with the output channel first; bias [O]; requant None for float32."""
+
+    weights: Array
+    bias: Array
+    requant: Requant | None
+
+
+def real_weights(weights: Constant, bias: Real, affine: Affine) -> Weighted:
+    """Float layer: factor * (w x + bias) + offset folded into weights [O, ...] and bias [O]."""
+    factor, offset = affine
+    shaped = factor.reshape(-1, *(1,) * (weights.values.ndim - 1))
+    folded = (weights.real() * shaped).astype(np.float32)
+    return Weighted(folded, (bias * factor + offset).astype(np.float32), None)
+
+
+def integer_weights(
+    weights: Constant,
+    bias: Constant | None,
+    offset: Real,
+    source: Units,
+    output: Units,
+    *,
+    single: bool,
+    gain: float = 1.0,
+) -> Weighted:
+    """Integer layer: int8 weights [O, ...], int32 bias in units of scale_x * scale_w, rescaling a channel.
+
+    offset: real addition to the bias [O]; gain > 0: factor on the weights. single: the rounding (see
+    Requant). Raises NodeError where an accumulator could leave int32.
+    """
+    integers, scales = weights.symmetric_int8(axis=0)
+    scales = scales * gain
+    units = source[0] * scales
+    exact = _exact_bias(bias, units)
+    if exact is not None and not np.any(offset):
+        steps = exact.astype(np.float64)
+    else:
+        real = offset if bias is None else bias.real().reshape(-1) + offset
+        integers, scales, steps = _fit_bias(integers, scales, source[0], np.broadcast_to(real, scales.shape))
+    factors = source[0] * scales / output[0]
+    scaling = requant(factors, single=single)
+    return Weighted(integers, check_accumulator(integers, steps, source[1], scaling), scaling)
+
+
+def _exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | None:
+    """The integers of a bias that is already in `units`; None where it is not."""
+    if bias is None or bias.scale is None:
+        return None
+    if not np.allclose(np.broadcast_to(bias.scale.reshape(-1), units.shape), units, rtol=1e-5, atol=0):
+        return None
+    zero = 0 if bias.zero_point is None else bias.zero_point
+    return np.broadcast_to((bias.values.astype(np.int64) - zero).reshape(-1), units.shape)
+
+
+def _fit_bias(
+    integers: npt.NDArray[np.int8], scales: Real, scale_in: float, real: Real
+) -> tuple[npt.NDArray[np.int8], Real, Real]:
+    """Biases as integers; a channel whose bias would not fit gets coarser weights.
+
+    That happens where all weights of a channel are (almost) zero, so that their scale says nothing.
+    """
+    steps = np.rint(real / (scale_in * scales))
+    too_large = np.abs(steps) > 2**30
+    if not too_large.any():
+        return integers, scales, steps
+    wider = np.where(too_large, np.abs(real) / (scale_in * 2.0**30), scales)
+    ratio = (scales / wider).reshape(-1, *(1,) * (integers.ndim - 1))
+    return np.rint(integers * ratio).astype(np.int8), wider, np.rint(real / (scale_in * wider))
+
+
+def check_accumulator(
+    integers: npt.NDArray[np.int8], bias: Real, zero_in: int, scaling: Requant
+) -> npt.NDArray[np.int32]:
+    """The bias as int32, once the worst accumulator, shifted left where it must be, is known to fit int32."""
+    span = max(127 - zero_in, 128 + zero_in)
+    sums = np.abs(integers.reshape(integers.shape[0], -1).astype(np.float64)).sum(axis=1)
+    worst = sums * span + np.abs(bias)
+    left = np.where(scaling.rounding == "double", np.maximum(scaling.shift, 0), 0)
+    if np.any(worst * 2.0**left > INT32_LIMIT):
+        channel = int(np.argmax(worst * 2.0**left))
+        raise NodeError(
+            f"channel {channel} may reach {worst[channel]:.3g} * 2^{int(np.broadcast_to(left, worst.shape)[channel])}",
+            "accumulators must fit 32 bits (a smaller layer, or an output scale nearer to the data)",
+        )
+    return bias.astype(np.int32)
