@@ -1,0 +1,96 @@
+"""Runs a float model over calibration samples; of its activations nothing but histograms is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgescale.core.dataset import Dataset
+from edgescale.core.errors import UnsupportedModelError, UsageError
+from edgescale.core.model import Model
+from edgescale.core.progress import Progress, track
+from edgescale.quantize.histogram import Histogram
+
+
+def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progress) -> dict[str, Histogram]:
+    """A histogram of every value named, over all samples of `data` (x: [count, *sample_shape]).
+
+    ONNX Runtime runs the float graph sample by sample with the values as outputs, on one thread, so that the
+    result does not depend on the machine's cores. Memory: one sample's activations plus the histograms.
+    Raises UsageError for data of another shape, UnsupportedModelError naming the first node whose output
+    is NaN or infinite.
+    """
+    source = _single_input(model, data)
+    histograms = {name: Histogram() for name in values}
+    computed = [name for name in values if name != source]
+    session = _session(model, computed)
+    for index, sample in enumerate(track(data.batches(1), progress, "calibrating", len(data))):
+        outputs = session.run(computed, {source: sample}) if computed else []
+        arrays = dict(zip(computed, outputs, strict=True))
+        if source in histograms:
+            arrays[source] = sample
+        for name, array in arrays.items():
+            try:
+                histograms[name].update(array)
+            except ValueError:
+                node = _first_broken(model, source, sample)
+                raise UnsupportedModelError(
+                    f"{model.name}: {node} gives NaN or infinity for calibration sample {index}; the float model is "
+                    "broken for this input"
+                ) from None
+    return histograms
+
+
+def _single_input(model: Model, data: Dataset) -> str:
+    if len(model.inputs) != 1:
+        raise UsageError(f"{model.name} has {len(model.inputs)} inputs; calibration needs a model of one")
+    spec = model.inputs[0]
+    if data.x.shape[1:] != spec.shape[1:] or data.x.dtype.name != spec.dtype:
+        raise UsageError(
+            f"calibration data {data.name}: samples are {data.x.dtype} {list(data.x.shape[1:])}, the input "
+            f"{spec.name!r} of {model.name} takes {spec.dtype} {list(spec.shape[1:])}"
+        )
+    if not len(data):
+        raise UsageError(f"calibration data {data.name} holds no samples")
+    return spec.name
+
+
+def _session(model: Model, outputs: Sequence[str]) -> Any:
+    """An ONNX Runtime session of the float graph that also returns inner values."""
+    import onnx
+    import onnx_ir
+    import onnxruntime
+
+    proto = onnx_ir.to_proto(model.ir)
+    present = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own hierarchy of pybind exceptions
+        reason = str(error).splitlines()[0]
+        raise UnsupportedModelError(f"{model.name}: ONNX Runtime cannot run the float model: {reason}") from None
+
+
+def _first_broken(model: Model, source: str, sample: npt.NDArray[np.generic]) -> str:
+    """Name the first node in graph order with a NaN or infinite output for `sample`."""
+    import onnx_ir
+
+    nodes = {}
+    for node in model.ir.graph:
+        for value in node.outputs:
+            if value.dtype == onnx_ir.DataType.FLOAT and value.name and (value.uses() or value.is_graph_output()):
+                nodes[value.name] = node
+    if not np.isfinite(sample).all():
+        return "the input"
+    names = list(nodes)
+    results = _session(model, names).run(names, {source: sample})
+    for name, array in zip(names, results, strict=True):
+        if not np.isfinite(array).all():
+            return f"node {nodes[name].name!r} ({nodes[name].op_type})"
+    return "a node"
