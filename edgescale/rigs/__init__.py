@@ -1,1 +1,100 @@
-"""."""
+"""Where artifacts run: `host` (ONNX Runtime), `emulator:<core>` (a Cortex-M image on unicorn).
+
+Nothing heavy is imported until a rig is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgescale.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgescale.core.protocols import Executor, Rig
+    from edgescale.core.target import Target
+    from edgescale.core.variant import Artifact
+
+CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
+RIGS = ("host", *(f"emulator:{core}" for core in CORES))
+
+
+if TYPE_CHECKING:
+
+    class RawRig(Rig, Protocol):
+        """A rig that also runs samples in stored units, for comparison bit for bit."""
+
+        def raw_executor(
+            self, artifact: Artifact, target: Target
+        ) -> Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]:
+            """Stored samples [n, *stored_shape[1:]] -> stored first output, likewise."""
+
+
+@cache
+def get_rig(name: str) -> Any:
+    """The rig called `name` (see RIGS), a `RawRig`. Raises UsageError for an unknown one, listing those that exist."""
+    if name == "host":
+        from edgescale.rigs.host import HostRig
+
+        return HostRig()
+    kind, _, core = name.partition(":")
+    if kind == "emulator" and core in CORES:
+        from edgescale.rigs.emulator import EmulatorRig
+
+        return EmulatorRig(core)
+    raise UsageError(f"unknown rig {name!r}; known: {', '.join(RIGS)}")
+
+
+def local_executor(artifact: Artifact, target: Target) -> Executor:
+    """Runs samples through the artifact's own code on this machine, whatever its target.
+
+    C artifacts are built as a shared library, ONNX ones run in ONNX Runtime.
+    """
+    if artifact.kind == "c":
+        from edgescale.rigs import host_c
+
+        return host_c.executor(artifact)
+    executor: Executor = get_rig("host").executor(artifact, target)
+    return executor
+
+
+def onnx_executor(path: Path) -> Executor:
+    """Runs samples through an ONNX file in ONNX Runtime on this machine."""
+    from edgescale.rigs.host import session_executor
+    from edgescale.runtime.ort import open_session
+
+    return session_executor(open_session(path, {}))
+
+
+@cache
+def rig_fingerprint(name: str) -> str:
+    """What shapes a rig's figures besides artifact and target: its own code and its tools' versions."""
+    import hashlib
+
+    get_rig(name)  # an unknown name is an error here too
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.*")):
+        if path.suffix in (".py", ".c"):
+            digest.update(path.name.encode() + path.read_bytes())
+    packages = ("onnxruntime",) if name == "host" else ("ziglang", "unicorn", "capstone")
+    digest.update(" ".join(_version(package) for package in packages).encode())
+    if name != "host":
+        from edgescale.core.files import sha256_tree
+        from edgescale.rigs.image import firmware_root
+
+        digest.update(sha256_tree(firmware_root() / "boards").encode())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"{package} absent"

@@ -1,0 +1,102 @@
+"""Every shipped profile: parses, is consistent, and builds with the instructions the part has."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import pytest
+
+from edgescale.core.errors import UsageError
+from edgescale.core.target import Target, load_target, parse_target, profile_names
+from edgescale.rigs import RIGS, toolchain
+
+NAMES = profile_names()
+BOARDS = [name for name in NAMES if name != "host"]
+
+# Name -> RAM bytes that are contiguous, flash bytes, MHz, flash wait states: from the parts' reference manuals.
+PARTS = {
+    "cortex-m0plus": (144 * 1024, 512 * 1024, 64, 2),  # RM0444
+    "cortex-m3": (128 * 1024, 1024 * 1024, 120, 3),  # RM0033
+    "cortex-m4-stm32l4r5": (640 * 1024, 2048 * 1024, 120, 5),  # RM0432
+    "cortex-m7-stm32f746": (320 * 1024, 1024 * 1024, 216, 7),  # RM0385
+    "cortex-m33-stm32u575": (768 * 1024, 2048 * 1024, 160, 4),  # RM0456
+}
+
+
+def test_the_shipped_set() -> None:
+    assert {"host", *PARTS} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_profile_is_consistent(name: str) -> None:
+    target = load_target(name)
+    assert target.name == name
+    assert target.rig in RIGS
+    assert target.title
+    assert target.backends == (("edgescale_onnx",) if name == "host" else ("edgescale_c",))
+    if name != "host":
+        assert target.rig == f"emulator:{target.core.cpu}"
+        assert target.toolchain is not None
+    regions = sorted(target.memory.values(), key=lambda r: r.origin)
+    for one, two in itertools.pairwise(regions):
+        assert one.origin + one.length <= two.origin, "memories must not overlap"
+    if target.power is not None:
+        assert "Derived" in target.power.origin
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_memory_is_the_parts(name: str) -> None:
+    target = load_target(name)
+    ram, flash, megahertz, wait_states = PARTS[name]
+    assert target.memory["ram"].length == ram
+    assert target.memory["flash"].length == flash
+    assert target.core.clock_hz == megahertz * 1_000_000
+    assert target.memory["flash"].wait_states == wait_states
+    assert target.memory["flash"].origin == 0x08000000
+    assert target.memory["ram"].origin == 0x20000000
+
+
+def macros(target: Target, folder: Path) -> set[str]:
+    compiler = toolchain.cross_compiler(target)
+    (folder / "empty.c").write_text("")
+    shown = compiler.run(["-E", "-dM", "empty.c"], "macros", folder)
+    return {line.split()[1] for line in shown.splitlines() if line.startswith("#define")}
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_the_compiler_uses_what_the_core_has(name: str, tmp_path: Path) -> None:
+    """FPU instructions where the profile says there is an FPU; DSP instructions on M4, M7 and M33 only."""
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("needs ziglang: pip install 'edgescale[mcu]'")
+    target = load_target(name)
+    found = macros(target, tmp_path)
+    assert ("__ARM_FP" in found) == target.core.fpu
+    assert ("__ARM_FEATURE_DSP" in found) == (target.core.cpu in ("cortex-m4", "cortex-m7", "cortex-m33"))
+    assert ("__ARM_FEATURE_IDIV" in found) == (target.core.cpu != "cortex-m0plus")
+
+
+def profile(**changes: str) -> bytes:
+    text = Path(__file__).parents[2].joinpath("profiles", "cortex-m3.toml").read_text()
+    for old, new in changes.values():
+        assert old in text
+        text = text.replace(old, new)
+    return text.encode()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("wait_states = 3", "wait_cycles = 3", r"\[flash\]: unknown key\(s\) wait_cycles"),
+        ("wait_states = 3", 'wait_states = "three"', "wait_states.* wrong type str"),
+        ("length = 0x2_0000", "length = 0", "length must be above 0"),
+        ("line_bytes = 16", "line_bytes = 12", "power of two"),
+        ("line_bytes = 16\n", "", "a cache needs line_bytes"),
+        ("schema = 1", "schema = 9", "schema 9 is not supported"),
+        ('cpu = "cortex-m3"\n', "", "missing key 'cpu'"),
+    ],
+)
+def test_wrong_profiles_name_the_key(old: str, new: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_target(profile(change=(old, new)), "mine.toml")  # type: ignore[arg-type]
