@@ -19,18 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgescale.core.files import whole_directory, write_whole
+from edgescale.core.files import cache_root, whole_directory, write_whole
 
 _RESULT = "result.json"
 DEFAULT_LIMIT_BYTES = 4 * 1024**3
-
-
-def cache_root() -> Path:
-    """Where finished stages lie: $EDGESCALE_CACHE, else $XDG_CACHE_HOME/edgescale, else ~/.cache/edgescale."""
-    if configured := os.environ.get("EDGESCALE_CACHE"):
-        return Path(configured)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgescale"
 
 
 @cache

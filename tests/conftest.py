@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,4 +21,7 @@ def repository() -> Path:
 def _private_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGESCALE_CACHE", str(tmp_path_factory.mktemp("edgescale-cache")))
+        for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"):  # zig's run-time library: seconds a core to build
+            if name not in os.environ:
+                patch.setenv(name, str(ROOT / ".pytest_cache" / "zig"))
         yield

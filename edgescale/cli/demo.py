@@ -16,7 +16,7 @@ TARGETS = ("host", "cortex-m4-stm32l4r5")
 BUDGETS = (
     "accuracy>=0.88",
     "host: latency<=1ms",
-    "cortex-m4-stm32l4r5: latency<=200ms, ram<=64KiB, flash<=256KiB",
+    "cortex-m4-stm32l4r5: latency<=100ms, ram<=64KiB, flash<=256KiB",
 )
 
 

@@ -104,7 +104,8 @@ def _rigs() -> list[dict[str, Any]]:
 
 
 def _cache() -> dict[str, Any]:
-    from edgescale.cache import StageStore, cache_root
+    from edgescale.cache import StageStore
+    from edgescale.core.files import cache_root
 
     return {"path": str(cache_root()), "bytes": StageStore().size()}
 

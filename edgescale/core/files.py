@@ -11,6 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def cache_root() -> Path:
+    """Where what is expensive is kept: $EDGESCALE_CACHE, else $XDG_CACHE_HOME/edgescale, else ~/.cache/edgescale.
+
+    Not created here; everything below it may be deleted at any time.
+    """
+    if chosen := os.environ.get("EDGESCALE_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgescale"
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as handle:

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from edgescale.core.files import whole_directory
-
-
-def cache_root() -> Path:
-    """$EDGESCALE_CACHE, else $XDG_CACHE_HOME/edgescale, else ~/.cache/edgescale. Not created here."""
-    if chosen := os.environ.get("EDGESCALE_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgescale"
+from edgescale.core.files import cache_root, whole_directory
 
 
 def cached_build(kind: str, key: str, build: Callable[[Path], None]) -> Path:

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from edgescale.core.errors import MissingDependencyError, RigError, UsageError
+from edgescale.core.files import cache_root
 from edgescale.core.target import Target
-from edgescale.rigs.cachedir import cache_root
 
 INSTALL_HINT = "pip install 'edgescale[mcu]'"
 TIMEOUT_S = 600

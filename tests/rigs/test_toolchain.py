@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgescale.core import files
 from edgescale.core.errors import MissingDependencyError, RigError
 from edgescale.core.target import load_target
 from edgescale.rigs import cachedir, toolchain
@@ -62,13 +63,13 @@ def test_compiler_errors_and_timeouts(tmp_path: Path) -> None:
 
 def test_cache_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGESCALE_CACHE", str(tmp_path / "own"))
-    assert cachedir.cache_root() == tmp_path / "own"
+    assert files.cache_root() == tmp_path / "own"
     monkeypatch.delenv("EDGESCALE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cachedir.cache_root() == tmp_path / "xdg" / "edgescale"
+    assert files.cache_root() == tmp_path / "xdg" / "edgescale"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cachedir.cache_root() == tmp_path / ".cache" / "edgescale"
+    assert files.cache_root() == tmp_path / ".cache" / "edgescale"
 
 
 def test_cached_build_is_whole_or_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
