@@ -67,7 +67,9 @@ class CBackend:
         from edgescale_c.generate import generate
 
         program = lower_file(variant.path, variant.name)
-        made = generate(program, identifier(variant.name), firmware_root(), target.core.kernels)
+        # Not shortened: models of one image must not share a symbol.
+        symbol = identifier(variant.name, len(variant.name))
+        made = generate(program, symbol, firmware_root(), target.core.kernels)
         for name, text in made.files.items():
             write_whole(out / name, text)
         write_whole(out / "artifact.json", json.dumps(made.meta, indent=1) + "\n")

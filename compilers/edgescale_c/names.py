@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 
-_LONGEST = 40
 
-
-def identifier(text: str) -> str:
-    """`text` as a C identifier of at most 40 characters: letters, digits and single underscores, lower case kept."""
-    cleaned = re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")[:_LONGEST].strip("_")
+def identifier(text: str, longest: int = 40) -> str:
+    """`text` as a C identifier of about `longest` characters at most: letters, digits and single underscores."""
+    cleaned = re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")[:longest].strip("_")
     if not cleaned:
         return "unnamed"
     return f"n{cleaned}" if cleaned[0].isdigit() else cleaned

@@ -1,0 +1,179 @@
+"""Builds generated C for this machine and runs it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgescale_c.firmware import firmware_root
+from edgescale_c.generate import Generated, generate
+
+from edgescale.lower import reference
+from edgescale.lower.program import Port, Program, Tensor
+
+WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wpedantic", "-Werror")
+ARMV6M = ("-DES_NO_SMULL", "-DES_NO_DIVIDE", "-DES_TILE_PIXELS=1")
+"""The paths that cores without a long multiply, a divide and many registers take."""
+
+# pointer-overflow is left out: it looks for addresses that wrap around, and triples the compiler's time.
+SANITIZERS = (
+    "-Og",
+    "-g",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=pointer-overflow",
+    "-fno-sanitize-recover=all",
+    "-DES_NO_ARENA_SECTION",
+)
+
+
+@dataclass
+class Built:
+    """Programs in one shared object."""
+
+    library: ctypes.CDLL
+    programs: list[Program]
+    generated: list[Generated]
+
+    def run(self, index: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `reference.run`: stored inputs [n, ...] by tensor name -> stored outputs."""
+        program, meta = self.programs[index], self.generated[index].meta
+        entry = getattr(self.library, f"es_{meta['symbol']}_run")
+        entry.restype = None
+        count = len(next(iter(inputs.values())))
+        results: dict[str, list[np.ndarray]] = {port.tensor: [] for port in program.outputs}
+        for sample in range(count):
+            for port, described in zip(program.inputs, meta["inputs"], strict=True):
+                data = np.ascontiguousarray(inputs[port.tensor][sample]).tobytes()
+                assert len(data) == described["bytes"]
+                ctypes.memmove(self._address(described["accessor"]), data, len(data))
+            entry()
+            for port, described in zip(program.outputs, meta["outputs"], strict=True):
+                data = ctypes.string_at(self._address(described["accessor"]), described["bytes"])
+                results[port.tensor].append(
+                    np.frombuffer(data, described["dtype"]).reshape(described["stored_shape"][1:])
+                )
+        return {name: np.stack(values) for name, values in results.items()}
+
+    def _address(self, accessor: str) -> int:
+        function = getattr(self.library, accessor)
+        function.restype = ctypes.c_void_p
+        return function()
+
+
+class Harness:
+    """Generates, compiles and runs programs; compilers are called as seldom as possible."""
+
+    warnings = WARNINGS
+    armv6m = ARMV6M
+    sanitizers = SANITIZERS
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._count = 0
+
+    def gcc(self) -> list[str]:
+        """GCC, else clang from the ziglang package; skips without either."""
+        return ["gcc"] if shutil.which("gcc") else self.zig()
+
+    def zig(self) -> list[str]:
+        """Clang from the ziglang package; skips without it."""
+        if importlib.util.find_spec("ziglang") is None:
+            pytest.skip("neither gcc nor the ziglang package is here")
+        return [sys.executable, "-m", "ziglang", "cc"]
+
+    def new_folder(self) -> Path:
+        self._count += 1
+        folder = self.folder / f"build{self._count}"
+        folder.mkdir()
+        return folder
+
+    def write(self, programs: list[Program], folder: Path, firmware: Path | None = None, **options) -> list[Generated]:
+        """Files of all programs (symbols p0, p1, ...) and all.c that includes every one."""
+        made = [generate(p, f"p{i}", firmware or firmware_root(), **options) for i, p in enumerate(programs)]
+        for one in made:
+            for name, text in one.files.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_text(text)
+        (folder / "all.c").write_text("".join(f'#include "es_p{i}.c"\n' for i in range(len(programs))))
+        return made
+
+    def build(
+        self,
+        programs: list[Program],
+        *flags: str,
+        compiler: list[str] | None = None,
+        firmware: Path | None = None,
+        **options,
+    ) -> Built:
+        folder = self.new_folder()
+        made = self.write(programs, folder, firmware, **options)
+        self.compile(folder, "-shared", "-fPIC", *flags, compiler=compiler, output="all.so")
+        return Built(ctypes.CDLL(str(folder / "all.so")), programs, made)
+
+    def compile(
+        self, folder: Path, *flags: str, compiler: list[str] | None = None, source: str = "all.c", output: str = "a.out"
+    ) -> None:
+        """Compile with every warning an error; AssertionError shows what the compiler said."""
+        command = [*(compiler or self.gcc()), *WARNINGS, "-O1", *flags, "-o", output, source]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-4000:]
+
+    def inputs(self, program: Program, rng: np.random.Generator, count: int = 3) -> dict[str, np.ndarray]:
+        """Random stored inputs; the first two samples hold the extremes."""
+        made = {}
+        for port in program.inputs:
+            tensor = program.tensors[port.tensor]
+            shape = (count, *tensor.shape[1:])
+            if tensor.dtype == "int8":
+                values = rng.integers(-128, 128, shape).astype(np.int8)
+                values[0] = rng.choice(np.array([-128, 127], np.int8), shape[1:])
+                values[1] = 127
+            else:
+                values = rng.normal(0, 3, shape).astype(np.float32)
+            made[port.tensor] = values
+        return made
+
+    def check(self, built: Built, seed: int = 0) -> None:
+        """Every program's outputs equal the reference: int8 bit for bit, float32 to rounding."""
+        for index, program in enumerate(built.programs):
+            given = self.inputs(program, np.random.default_rng(seed + index))
+            wanted = reference.run(program, given)
+            for name, value in built.run(index, given).items():
+                message = f"{program.layers}\n{built.generated[index].plan}"
+                if value.dtype == np.int8:
+                    np.testing.assert_array_equal(value, wanted[name], err_msg=message)
+                else:
+                    np.testing.assert_allclose(value, wanted[name], rtol=2e-5, atol=2e-5, err_msg=message)
+
+    def program(self, layers, inputs: list[Tensor], *others: Tensor, outputs: list[str] | None = None) -> Program:
+        """A program of `layers`; the last layer's output is the graph's unless `outputs` says otherwise."""
+        tensors = {tensor.name: tensor for tensor in (*inputs, *others)}
+
+        def port(tensor: Tensor) -> Port:
+            return Port(tensor.name, tensor.name, tensor.shape, tuple(range(len(tensor.shape))))
+
+        ends = outputs or [layers[-1].output]
+        return Program(
+            "test",
+            tensors,
+            tuple(port(tensor) for tensor in inputs),
+            tuple(port(tensors[name]) for name in ends),
+            tuple(layers),
+        )
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    return Harness(tmp_path_factory.mktemp("generated"))
