@@ -63,6 +63,7 @@ def _show(model: Model, description: Description, support: dict[str, tuple[Targe
     from rich.table import Table
 
     from edgescale.core.quantity import format_value
+    from edgescale.report.figures import plain
 
     out = console()
     table = Table(title=f"[bold]{model.name}[/]: {len(description.nodes)} nodes", title_justify="left")
@@ -75,11 +76,11 @@ def _show(model: Model, description: Description, support: dict[str, tuple[Targe
         share = f"{node.macs / description.macs:.1%}" if description.macs else "-"
         shape = "x".join(map(str, node.output_shape))
         cells = (f"{node.macs:,}", share, f"{node.parameters:,}", format_value(node.activation_bytes, "B"))
-        table.add_row(node.name, node.op, shape, *cells)
+        table.add_row(plain(node.name), node.op, shape, *cells)
     out.print(table)
     for word, specs in (("input", model.inputs), ("output", model.outputs)):
         for spec in specs:
-            out.print(f"{word} {spec.name}: {spec.dtype} {'x'.join(map(str, spec.shape))}")
+            out.print(f"{word} {plain(spec.name)}: {spec.dtype} {'x'.join(map(str, spec.shape))}")
     sizes = {bits: format_value(description.parameters * bits // 8, "B") for bits in (32, 8)}
     peaks = [format_value(n, "B") for n in (description.peak_float_bytes, description.peak_int8_bytes)]
     out.print(f"{description.parameters:,} parameters ({sizes[32]} as float32, {sizes[8]} as int8), ", end="")
@@ -89,4 +90,4 @@ def _show(model: Model, description: Description, support: dict[str, tuple[Targe
         if not problems:
             out.print(f"[green]ok[/]  {name}: executed by {', '.join(target.backends)}")
         for problem in problems:
-            out.print(f"[red]no[/]  {name}: {problem}")
+            out.print(f"[red]no[/]  {name}: {plain(problem)}")

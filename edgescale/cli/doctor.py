@@ -114,13 +114,14 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from edgescale.core.quantity import format_value
+    from edgescale.report.figures import plain
 
     table = Table(title="edgescale doctor", title_justify="left")
     for heading in ("part", "name", "", "found", "install with"):
         table.add_column(heading)
     for row in rows:
         mark = "[green]ok[/]" if row["ok"] else "[yellow]missing[/]"
-        table.add_row(row["part"], row["name"], mark, row["detail"], row["fix"].replace("[", r"\["))
+        table.add_row(row["part"], row["name"], mark, plain(row["detail"]), plain(row["fix"]))
     console().print(table)
     cache = _cache()
     click.echo(f"Stored stages: {format_value(cache['bytes'], 'B')} in {cache['path']} (safe to delete)")

@@ -81,7 +81,7 @@ def _payload(selection: Selection) -> dict[str, Any]:
 def _show(bundle: Bundle, selection: Selection) -> None:
     from rich.table import Table
 
-    from edgescale.report.figures import show_value
+    from edgescale.report.figures import plain, show_value
 
     out = console()
     table = Table(title=f"[bold]{selection.target}[/] under {selection.budget}", title_justify="left")
@@ -96,15 +96,15 @@ def _show(bundle: Bundle, selection: Selection) -> None:
             f"{'?' if r.margin is None else format(r.margin, '+.0%')}[/])"
             for r in verdict.rows
         ]
-        judged = "[green]meets all[/]" if verdict.feasible else f"[red]misses {verdict.misses()}[/]"
-        table.add_row(str(rank), verdict.name.partition("@")[0], *cells, judged)
+        judged = "[green]meets all[/]" if verdict.feasible else f"[red]misses {plain(verdict.misses())}[/]"
+        table.add_row(str(rank), plain(verdict.name.partition("@")[0]), *cells, judged)
     out.print(table)
-    out.print(selection.reason)
+    out.print(plain(selection.reason))
     for warning in selection.warnings:
-        out.print(f"[yellow]note:[/] {warning}")
+        out.print(f"[yellow]note:[/] {plain(warning)}")
     best = bundle.entry(selection.best.name)
     for metric, reason in sorted(best.unavailable.items()):
-        out.print(f"[dim]{metric} is unavailable: {reason}[/]")
+        out.print(f"[dim]{metric} is unavailable: {plain(reason)}[/]")
     if layers := bundle.layers(best):
         from edgescale.report.layers import layer_table
 
@@ -157,13 +157,24 @@ def _explain_layer(bundle: Bundle, wanted: str, target: str | None, as_json: boo
         return 0
     from rich.table import Table
 
-    table = Table(title=f"layers matching {wanted!r}", title_justify="left")
+    from edgescale.report.figures import plain
+
+    table = Table(title=f"layers matching {plain(repr(wanted))}", title_justify="left")
     for heading in ("entry", "layer", "op", "kernel", "MACs", "figure", "value", "share"):
         table.add_column(heading, overflow="fold")
     for entry, layer, total in found:
         for metric, quantity in layer.metrics.items():
             share = f"{quantity.value / total[metric]:.1%}" if total[metric] else "-"
-            cells = (entry.id, layer.name, layer.op, layer.kernel, f"{layer.macs:,}", metric, str(quantity), share)
+            cells = (
+                plain(entry.id),
+                plain(layer.name),
+                layer.op,
+                layer.kernel,
+                f"{layer.macs:,}",
+                metric,
+                str(quantity),
+                share,
+            )
             table.add_row(*cells)
     console().print(table)
     return 0

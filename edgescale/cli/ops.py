@@ -21,10 +21,12 @@ def command(backend: str | None, as_json: bool) -> None:
         return
     from rich.table import Table
 
+    from edgescale.report.figures import plain
+
     for name, rows in operators.items():
         table = Table(title=f"{name}: {len(rows)} operators", title_justify="left")
         table.add_column("operator", no_wrap=True)
         table.add_column("rule")
         for op, rule in rows:
-            table.add_row(op, rule.replace("[", r"\["))
+            table.add_row(op, plain(rule))
         console().print(table)

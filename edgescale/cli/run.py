@@ -93,11 +93,11 @@ def _payload(served: Served, dataset: Dataset, score: float | None, output: Path
 def _show(served: Served, dataset: Dataset, score: float | None, output: Path | None) -> None:
     from rich.table import Table
 
-    from edgescale.report.figures import add_figure_columns, figure_cells
+    from edgescale.report.figures import add_figure_columns, figure_cells, plain
 
     out = console()
     color = "green" if served.met else "red"
-    out.print(f"[bold]{served.variant}[/] on {served.target}: [{color}]{served.reason}[/]")
+    out.print(f"[bold]{served.variant}[/] on {served.target}: [{color}]{plain(served.reason)}[/]")
     rows = [served.figures, served.observed]
     table = Table(title="figures", title_justify="left")
     table.add_column("")
@@ -109,9 +109,8 @@ def _show(served: Served, dataset: Dataset, score: float | None, output: Path | 
     for index, row in enumerate(served.outputs[:SHOWN]):
         flat = np.ravel(row)
         top = f"argmax {int(flat.argmax())}, " if flat.size > 1 else ""
-        out.print(
-            f"sample {index}: {top}{np.array2string(flat[:12], precision=4, suppress_small=True, max_line_width=200)}"
-        )
+        values = np.array2string(flat[:12], precision=4, suppress_small=True, max_line_width=200)
+        out.print(plain(f"sample {index}: {top}{values}"))
     if len(dataset) > SHOWN:
         out.print(f"... {len(dataset)} samples in all")
     if score is not None:

@@ -40,6 +40,8 @@ def _show_list(targets: list[Target]) -> None:
 def _show_one(t: Target) -> None:
     from rich.table import Table
 
+    from edgescale.report.figures import plain
+
     table = Table(title=f"{t.name}: {t.title}", title_justify="left", show_header=False)
     table.add_row("core", f"{t.core.cpu}, {_clock(t)}, kernels {t.core.kernels}, FPU {'yes' if t.core.fpu else 'no'}")
     for region in t.memory.values():
@@ -48,11 +50,11 @@ def _show_one(t: Target) -> None:
     if t.toolchain:
         table.add_row("tools", f"{t.toolchain.triple} {t.toolchain.mcpu} {' '.join(t.toolchain.flags)}")
     power = f"{t.power.active_mw:g} mW active ({t.power.origin})" if t.power else "unknown: energy is unavailable"
-    table.add_row("power", power)
+    table.add_row("power", plain(power))
     table.add_row("back ends", ", ".join(t.backends))
     table.add_row("rig", t.rig)
     if t.notes:
-        table.add_row("notes", t.notes)
+        table.add_row("notes", plain(t.notes))
     console().print(table)
 
 

@@ -10,7 +10,7 @@ from edgescale.bundle.pack import Entry
 from edgescale.core.errors import UsageError
 from edgescale.core.files import write_whole
 from edgescale.pipeline import CompileResult
-from edgescale.report.figures import add_figure_columns, figure_cells, quantity_payload, show_value
+from edgescale.report.figures import add_figure_columns, figure_cells, plain, quantity_payload, show_value
 from edgescale.report.layers import layer_table
 from edgescale.select import Selection
 
@@ -30,7 +30,9 @@ def print_compile(result: CompileResult, console: Console) -> None:
             _print_target(result.selections[target.name], entries, console)
     _print_failures(result, console)
     if result.bundle is not None:
-        console.print(f"Bundle: [bold]{_short(result.bundle)}[/]   reproduce with: {result.request.command}")
+        console.print(
+            f"Bundle: [bold]{plain(_short(result.bundle))}[/]   reproduce with: {plain(result.request.command)}"
+        )
     console.print(_LEGEND)
 
 
@@ -45,9 +47,9 @@ def _print_target(selection: Selection, entries: Sequence[Entry], console: Conso
     if selection.budget.constraints:
         console.print(_budget_table(selection))
     color = "green" if selection.feasible else "red"
-    console.print(f"[{color}]{'met' if selection.feasible else 'NOT MET'}[/]: {selection.reason}")
+    console.print(f"[{color}]{'met' if selection.feasible else 'NOT MET'}[/]: {plain(selection.reason)}")
     for warning in selection.warnings:
-        console.print(f"[yellow]note:[/] {warning}")
+        console.print(f"[yellow]note:[/] {plain(warning)}")
     chosen = next(e for e in entries if e.selected)
     if chosen.measurement.layers:
         title = f"{chosen.variant.name} on {chosen.target.name}: most expensive layers"
@@ -71,7 +73,7 @@ def _variant_table(selection: Selection, entries: Sequence[Entry]) -> Any:
         mark = (">" if entry.selected else "") + ("*" if entry.pareto else "")
         missed = ", ".join(row.metric for row in verdict.missed)
         judged = "[green]met[/]" if verdict.feasible else f"[red]misses {missed}[/]"
-        table.add_row(mark, verdict.name, *figure_cells(figures, shown, rows), judged)
+        table.add_row(mark, plain(verdict.name), *figure_cells(figures, shown, rows), judged)
     return table
 
 
@@ -86,13 +88,15 @@ def _budget_table(selection: Selection) -> Any:
         margin = "-" if row.margin is None else f"{row.margin:+.0%}"
         known = f"{row.source}: {row.note}" if row.note else row.source
         verdict = "[green]met[/]" if row.holds else "[red]missed[/]"
-        table.add_row(row.metric, str(row.constraint), show_value(row.metric, row.quantity), known, margin, verdict)
+        table.add_row(
+            row.metric, str(row.constraint), show_value(row.metric, row.quantity), plain(known), margin, verdict
+        )
     return table
 
 
 def _print_failures(result: CompileResult, console: Console) -> None:
     for failure in result.failures:
-        console.print(f"[red]{failure.variant} on {failure.target}:[/] {failure.error}")
+        console.print(f"[red]{failure.variant} on {failure.target}:[/] {plain(failure.error)}")
 
 
 def _short(path: Path) -> str:

@@ -32,6 +32,11 @@ COLUMNS: dict[str, str] = {
 MISSING = "-"
 
 
+def plain(text: object) -> str:
+    """Text as it is: square brackets are not taken for markup."""
+    return str(text).replace("[", r"\[")
+
+
 def show_value(metric: str, quantity: Quantity | None) -> str:
     """A figure as tables print it; drops in points."""
     if quantity is None:

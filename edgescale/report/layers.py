@@ -8,10 +8,14 @@ from typing import Protocol
 from rich.table import Table
 
 from edgescale.core.quantity import Quantity
-from edgescale.report.figures import add_figure_columns, figure_cells
+from edgescale.report.figures import add_figure_columns, figure_cells, plain
 
 COST_ORDER = ("cycles", "instructions", "latency")
 """What layers are ranked by: the first of these that the rig gave."""
+
+
+NAME_WIDTH = 32
+"""Columns a layer's name keeps on a narrow terminal before it is folded."""
 
 
 class LayerLike(Protocol):
@@ -45,7 +49,8 @@ def layer_table(layers: Sequence[LayerLike], title: str, limit: int | None = Non
     rows = [layer.metrics for _, layer in chosen]
     table = Table(title=title, title_justify="left")
     table.add_column("#", justify="right")
-    table.add_column("layer", overflow="fold")
+    longest = max((len(layer.name) for _, layer in chosen), default=0)
+    table.add_column("layer", overflow="fold", min_width=min(longest, NAME_WIDTH))
     table.add_column("op", no_wrap=True)
     table.add_column("MACs", justify="right")
     shown = add_figure_columns(table, rows, ("instructions", "cycles", "latency"))
@@ -60,7 +65,7 @@ def layer_table(layers: Sequence[LayerLike], title: str, limit: int | None = Non
             per_mac = f"{cost / layer.macs:.2f}" if layer.macs and metric != "latency" else "-"
             extra = [f"{cost / total:.1%}" if total else "-", per_mac]
         cells = figure_cells(layer.metrics, shown, rows)
-        table.add_row(str(index), layer.name, layer.op, f"{layer.macs:,}", *cells, *extra, layer.kernel)
+        table.add_row(str(index), plain(layer.name), layer.op, f"{layer.macs:,}", *cells, *extra, plain(layer.kernel))
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgescale.core.measurement import Measurement
-from edgescale.report.figures import COLUMNS, quantity_payload, show_value
+from edgescale.report.figures import COLUMNS, plain, quantity_payload, show_value
 from edgescale.report.layers import layer_table
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ def print_profile(variant: str, measurement: Measurement, console: Console) -> N
     for metric, heading in COLUMNS.items():
         if metric in measurement.metrics:
             quantity = measurement.metrics[metric]
-            table.add_row(heading, show_value(metric, quantity), quantity.source, quantity.note)
+            table.add_row(heading, show_value(metric, quantity), quantity.source, plain(quantity.note))
     for metric, reason in measurement.unavailable.items():
-        table.add_row(COLUMNS.get(metric, metric), "-", "unavailable", reason)
+        table.add_row(COLUMNS.get(metric, metric), "-", "unavailable", plain(reason))
     console.print(table)
     if measurement.layers:
         console.print(layer_table(measurement.layers, "layers in run order"))
     console.print(f"[dim]artifact sha256 {measurement.artifact_sha256}[/]")
     for key, value in measurement.environment.items():
-        console.print(f"[dim]{key}: {value}[/]")
+        console.print(f"[dim]{key}: {plain(value)}[/]")
 
 
 def profile_payload(variant: str, measurement: Measurement) -> dict[str, Any]:

@@ -104,3 +104,16 @@ def test_doctor_names_the_command_that_installs_what_is_missing(
     found = next(c for c in checks if c["name"] == "unicorn")
     assert not found["ok"]
     assert found["fix"] == "pip install 'edgescale[mcu]'"
+
+
+def test_square_brackets_in_texts_are_printed_as_they_are(edgescale: Callable) -> None:
+    """`pip install 'edgescale[mcu]'` and `[power]` are words, not markup."""
+    assert "[1, C, H, W]" in edgescale("ops", "edgescale_c").out
+    from rich.console import Console
+
+    from edgescale.report.figures import plain
+
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(plain("the profile has no [power] table; [/] [bold]"))
+    assert captured.get() == "the profile has no [power] table; [/] [bold]\n"
