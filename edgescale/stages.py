@@ -6,8 +6,10 @@ interrupted one resumes. Models and datasets are decoded only by a stage that ha
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,9 @@ class Stages:
         def build(directory: Path) -> Mapping[str, Any]:
             inputs = samples.load().head(count)
             measurement = rig.measure(artifact, target, inputs, progress=self.progress)
-            encoded: dict[str, Any] = msgspec.to_builtins(measurement)
+            taken = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            environment = {**measurement.environment, "taken_utc": taken}
+            encoded: dict[str, Any] = msgspec.to_builtins(replace(measurement, environment=environment))
             return encoded
 
         parts = {
@@ -131,6 +135,7 @@ class Stages:
             "target": target.sha256,
             "rig": [target.rig, rig_fingerprint(target.rig)],
             "samples": [samples.fingerprint, count],
+            "machine": platform.node() if target.rig == "host" else "",  # timings belong to one machine, counts to none
         }
         stage = self.store.run("profile", parts, build)
         return msgspec.convert(dict(stage.result), Measurement)
