@@ -166,12 +166,11 @@ def test_an_interrupt_leaves_nothing_half_written_and_the_next_run_completes(pro
     ]
     running = subprocess.Popen([str(a) for a in command], env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list((store / "stages").glob("load/*")) and time.monotonic() < deadline:
+    while not list((store / "stages").glob("compress/.*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
-    assert running.returncode == 130
+    assert running.returncode == 130, err
     assert "interrupted" in err
     assert "Traceback" not in err
     assert not out.exists()
