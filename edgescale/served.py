@@ -21,12 +21,13 @@ from edgescale.core.quantity import Quantity
 from edgescale.core.target import Target, load_target
 from edgescale.core.variant import Artifact
 from edgescale.frontend import load_dataset
+from edgescale.rigs.units import output_units, real_values
 from edgescale.runtime import BudgetWarning, Session
 
 
 @dataclass(frozen=True)
 class Served:
-    """Outputs [n, ...] of the variant a budget chose; `figures` are the bundle's, `observed` this run's."""
+    """Real outputs [n, ...] of the variant a budget chose; `figures` are the bundle's, `observed` this run's."""
 
     target: str
     variant: str
@@ -82,8 +83,10 @@ def _serve_here(path: Path, target: str, budget: str | None, source: str, count:
         port = entry.onnx.inputs[0]
         dataset = _dataset(source, TensorSpec(port.name, port.shape, port.dtype), count)
         result = session.run(dataset.x, budget)
+        model = session.bundle.artifact_path(entry) / entry.onnx.file
     observed = {"latency": result.observed}
-    served = Served(target, result.variant, result.met, result.reason, result.figures, observed, result.output)
+    outputs = real_values(result.output, output_units(model))
+    served = Served(target, result.variant, result.met, result.reason, result.figures, observed, outputs)
     return served, dataset
 
 
@@ -103,7 +106,9 @@ def _serve_emulated(
     entry = entries[chosen]
     artifact = entry_artifact(bundle, entry)
     port = artifact.meta["inputs"][0]
-    dataset = _dataset(source, TensorSpec(port["name"], tuple(port["shape"]), "float32"), count)
+    dataset = _dataset(
+        source, TensorSpec(port["name"], tuple(port["shape"]), port.get("value_dtype", "float32")), count
+    )
     target = entry_target(bundle, entry, given)
     outputs = get_rig(target.rig).executor(artifact, target)(dataset.x)
     return Served(name, entry.variant, met, reason, figures[chosen], {}, outputs), dataset

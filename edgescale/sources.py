@@ -100,12 +100,17 @@ class DataSource:
 
 @dataclass(frozen=True)
 class RandomSource(DataSource):
-    """Seeded normal inputs, for measuring cost where the user gave no data; never used to judge quality."""
+    """Seeded inputs, normal or (integers) uniform, for cost where the user gave no data; never to judge quality."""
 
     @cached_property
     def fingerprint(self) -> str:
         return f"random:{RANDOM_SAMPLES}"
 
     def _decode(self, spec: TensorSpec) -> Dataset:
-        x = np.random.default_rng(0).standard_normal((RANDOM_SAMPLES, *spec.shape[1:])).astype(spec.dtype)
+        random, shape = np.random.default_rng(0), (RANDOM_SAMPLES, *spec.shape[1:])
+        if np.dtype(spec.dtype).kind in "iu":
+            limits = np.iinfo(spec.dtype)
+            x = random.integers(limits.min, limits.max, shape, np.dtype(spec.dtype), endpoint=True)
+        else:
+            x = random.standard_normal(shape).astype(spec.dtype)
         return Dataset("random", x, None, self.fingerprint)

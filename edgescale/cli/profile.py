@@ -26,7 +26,7 @@ from edgescale.core.variant import OBSERVERS
 @cache_option
 @quiet_option
 def command(source: Path, target: str, as_json: bool, no_cache: bool, quiet: bool, **options: Any) -> int:
-    """Measure SOURCE (an ONNX model, or a bundle) on a target and show every layer."""
+    """Measure SOURCE (an ONNX or TensorFlow Lite model, or a bundle) on a target and show every layer."""
     from edgescale.cache import StageStore
     from edgescale.report.profile import print_profile, profile_payload
 
@@ -80,6 +80,8 @@ def _measure_bundle(path: Path, target_name: str, store: Any, progress: Progress
     target = entry_target(bundle, entry, target_name)
     port = artifact.meta["inputs"][0]
     source = DataSource(options["inputs"]) if options["inputs"] else RandomSource("random")
-    spec = TensorSpec(port["name"], tuple(port["shape"]), "float32" if port["dtype"] == "int8" else port["dtype"])
+    # An ONNX port's own type, or that of the value a C port stores, quantized or as it is.
+    dtype = port["dtype"] if artifact.kind == "onnx" else port.get("value_dtype", "float32")
+    spec = TensorSpec(port["name"], tuple(port["shape"]), dtype)
     samples = source.load(spec).head(options["samples"])
     return entry.variant, get_rig(target.rig).measure(artifact, target, samples, progress=progress)

@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     import onnx_ir
 
 
+PORTS_AS_GIVEN = ("edgescale.ports", "as given")
+"""Entry of a graph's metadata: inputs and outputs are to be stored in the order of their own axes, since the
+format the model came from is channels-last already. Without it, images at the ports are taken as channels-first."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Name, static shape (batch fixed to 1) and NumPy dtype name of a graph input or output."""

@@ -16,7 +16,8 @@ from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
 
 Executor = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]]
-"""x: [n, *sample_shape] as the original model takes it -> first output, [n, *output_shape], float32."""
+"""x: [n, *sample_shape] as the original model takes it -> first output, [n, *output_shape], as real values in
+float32 (a quantized output dequantized)."""
 
 
 class Backend(Protocol):

@@ -23,7 +23,6 @@ FLOAT_KINDS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto
 MAX_BYTES = 2**31 - 1
 
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
-    (4, b"TFL3", "a TensorFlow Lite file"),
     (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoint, .keras or .npz?)"),
     (0, b"\x89HDF\r\n", "an HDF5 file (Keras .h5?)"),
     (0, b"\x80\x02", "a Python pickle"),

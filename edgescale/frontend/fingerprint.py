@@ -20,6 +20,11 @@ _FUNCTION = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 _LOCATION = b"\x0a\x08location\x12"
 
 
+def is_tflite(data: bytes) -> bool:
+    """Whether the bytes carry the signature of a TensorFlow Lite file."""
+    return data[4:8] == b"TFL3"
+
+
 def is_function_spec(spec: str) -> bool:
     """Whether `spec` reads as `package.module:function`."""
     return _FUNCTION.match(spec) is not None
@@ -59,9 +64,11 @@ def hash_model_bytes(data: bytes, folder: Path) -> str:
     """SHA-256 of a model's bytes and, where it names some, of its external-data files beside it.
 
     A model in one file hashes like the file. A named file that is absent counts as absent (loading
-    then fails with its name).
+    then fails with its name). TensorFlow Lite files hold everything themselves.
     """
     digest = hashlib.sha256(data)
+    if is_tflite(data):
+        return digest.hexdigest()
     for location in external_files(data):
         path = folder / location
         content = sha256_file(path) if path.is_file() else "absent"

@@ -1,4 +1,4 @@
-"""ONNX files in and out: read, checked, cleaned; written whole."""
+"""Model files in (ONNX, TensorFlow Lite) and ONNX files out: read, checked, cleaned; written whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.files import write_whole
 from edgescale.core.model import Model, TensorSpec
-from edgescale.frontend.fingerprint import hash_model_bytes
+from edgescale.frontend.fingerprint import hash_model_bytes, is_tflite
 
 if TYPE_CHECKING:
     import onnx
@@ -22,13 +22,17 @@ NEWEST_USEFUL_OPSET = 21
 
 
 def load_model(path: Path) -> Model:
-    """Read, check and clean an ONNX model, float or QDQ.
+    """Read, check and clean an ONNX model, float or QDQ, or a TensorFlow Lite one (told by its signature).
 
-    Default-domain opset 13 or newer, static shapes (an unknown first dimension is the batch and becomes 1),
+    ONNX: default-domain opset 13 or newer, static shapes (an unknown first dimension is the batch and becomes 1),
     float32 inputs (int8 and uint8 too in a quantized model), external data beside the file, below 2 GiB.
     Functions are inlined, the opset raised to 21 where the converter manages it, and the passes of
     `frontend.passes.clean` applied; outputs equal the file's to float32 rounding. Models of several
     inputs load; datasets feed models of one.
+
+    TensorFlow Lite: see `frontend.tflite.translate`; quantized files become QDQ graphs that compile to LiteRT's
+    results bit for bit, their inputs and outputs keep shape and dtype. Needs the extra `tflite`
+    (MissingDependencyError).
 
     Raises UsageError where `path` does not exist; UnsupportedModelError, one sentence naming file, node or
     tensor, for everything that is wrong with what it holds.
@@ -47,17 +51,27 @@ def load_model(path: Path) -> Model:
     except OSError as error:
         raise UsageError(f"model {path} cannot be read: {error.strerror}") from None
     digest = hash_model_bytes(data, path.parent)
-    proto = check.parse(data, where)
-    return model_from_ir(_prepare(proto, path.parent, where), c_identifier(path.stem), digest, where=where)
+    graph = _from_tflite(data, where) if is_tflite(data) else _prepare(check.parse(data, where), path.parent, where)
+    return model_from_ir(graph, c_identifier(path.stem), digest, where=where)
+
+
+def _from_tflite(data: bytes, where: str) -> onnx_ir.Model:
+    """Translate a TensorFlow Lite file; what comes out is checked like any other ONNX graph, and cleaned."""
+    from edgescale.frontend import check, shapes
+    from edgescale.frontend.tflite import translate
+
+    proto = translate(data, where)
+    check.structure(proto, where)
+    check.weights(proto, where)
+    shapes.check_channels(shapes.infer(proto, where), where)
+    return _finish(proto, where)
 
 
 def _prepare(proto: onnx.ModelProto, folder: Path, where: str) -> onnx_ir.Model:
     """Check the parsed model step by step, each step relying on the ones before, and clean it."""
-    import onnx_ir
     from onnx import external_data_helper
 
     from edgescale.frontend import check, shapes
-    from edgescale.frontend.passes import clean
 
     check.external_data(proto, folder, where)
     try:
@@ -74,7 +88,16 @@ def _prepare(proto: onnx.ModelProto, folder: Path, where: str) -> onnx_ir.Model:
     check.structure(proto, where)
     check.weights(proto, where)
     shapes.check_channels(shapes.infer(proto, where), where)
-    proto = _upgrade(proto, where)
+    return _finish(_upgrade(proto, where), where)
+
+
+def _finish(proto: onnx.ModelProto, where: str) -> onnx_ir.Model:
+    """Clean a checked model and infer the shapes of what came out."""
+    import onnx_ir
+
+    from edgescale.frontend import shapes
+    from edgescale.frontend.passes import clean
+
     passes = onnx_ir.passes
     # The library's inference pass logs a traceback where it gives up; `infer` below says the same in a sentence.
     chatter = logging.getLogger("onnx_ir.passes.common.shape_inference")

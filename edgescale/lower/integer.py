@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from edgescale.lower.fixedpoint import INT32_MAX, quantize_multiplier, requant
 from edgescale.lower.program import Clamp, Requant, Tensor
 from edgescale.lower.registry import NodeError
@@ -68,9 +70,15 @@ def rescaling(scale_in: float, scale_out: float) -> Requant:
     return bounded(requant(scale_in / scale_out), 255.0)
 
 
+def activation_rescaling(scale_in: float, scale_out: float) -> Requant:
+    """int8 units to other int8 units in a Relu or Clip of its own, where LiteRT divides the scales in float32."""
+    return bounded(requant(float(np.float32(scale_in) / np.float32(scale_out))), 255.0)
+
+
 def product_requant(scale_a: float, scale_b: float, scale_out: float) -> Requant:
-    """Rescaling of the product of two int8 values."""
-    return bounded(requant(scale_a * scale_b / scale_out), 255.0**2)
+    """Rescaling of the product of two int8 values; LiteRT's Mul computes the factor in float32."""
+    factor = np.float32(scale_a) * np.float32(scale_b) / np.float32(scale_out)
+    return bounded(requant(float(factor)), 255.0**2)
 
 
 def clamp_of(tensor: Tensor, low: float = -math.inf, high: float = math.inf) -> Clamp:
@@ -81,7 +89,8 @@ def clamp_of(tensor: Tensor, low: float = -math.inf, high: float = math.inf) -> 
     def stored(real: float, unbounded: int) -> int:
         if math.isinf(real):
             return unbounded
-        steps = math.floor(abs(real) / tensor.scale + 0.5)
+        # LiteRT divides in float32 and rounds half away from zero.
+        steps = math.floor(float(np.float32(abs(real)) / np.float32(tensor.scale)) + 0.5)
         return min(127, max(-128, tensor.zero_point + (steps if real > 0 else -steps)))
 
     return stored(low, -128), stored(high, 127)

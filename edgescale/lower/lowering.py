@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from edgescale.core.errors import UnsupportedModelError
+from edgescale.core.model import PORTS_AS_GIVEN
 from edgescale.lower import handlers as _handlers  # noqa: F401  (fills the registry)
 from edgescale.lower.constants import Constant, fold
-from edgescale.lower.context import Context, Value
+from edgescale.lower.context import Context, Units, Value
 from edgescale.lower.layout import channels_last, stored_shape, view
 from edgescale.lower.passes import simplify
 from edgescale.lower.program import Port, Program
-from edgescale.lower.qdq import QDQ, fold_constant
+from edgescale.lower.qdq import QDQ, fold_constant, units_of
 from edgescale.lower.registry import HANDLERS, NodeError, rule_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class _Lowering:
     def __init__(self, model: onnx_ir.Model, name: str) -> None:
         self.name = name
         self.graph = model.graph
+        key, value = PORTS_AS_GIVEN
+        self.as_given = model.metadata_props.get(key) == value
         opset = next((model.opset_imports[d] for d in _DOMAINS if d in model.opset_imports), 0)
         self.context = Context(opset)
         self.errors: list[str] = []
@@ -132,14 +135,43 @@ class _Lowering:
             if shape is None:
                 self.unknown.add(name)
                 continue
-            axes = tuple(range(len(shape))) if self._wants_onnx_order(value) else channels_last(len(shape))
-            tensor = self.context.tensor(name, stored_shape(shape, axes), None)
+            as_given = self.as_given or self._wants_onnx_order(value)
+            axes = tuple(range(len(shape))) if as_given else channels_last(len(shape))
+            dtype = _port_dtype(value)
+            units = None
+            if dtype != "float32":
+                units = self._input_units(value)
+                if units is None:
+                    self._refuse(f"input {name!r}: rule: DequantizeLinear reads an integer input; found no such reader")
+                    self.unknown.add(name)
+                    continue
+            tensor = self.context.tensor(name, stored_shape(shape, axes), units)
             self.context.values[name] = Value(tensor.name, view(shape, axes))
-            self.inputs.append(Port(name, tensor.name, shape, axes))
+            self.inputs.append(Port(name, tensor.name, shape, axes, dtype or "float32"))
+
+    def _input_units(self, value: onnx_ir.Value) -> Units | None:
+        """Units of an integer input: those of the first DequantizeLinear it reaches through what moves elements."""
+        waiting, seen = [value], set()
+        while waiting:
+            current = waiting.pop(0)
+            for use in current.uses():
+                if id(use.node) not in self.context.needed or use.idx or id(use.node) in seen:
+                    continue
+                seen.add(id(use.node))
+                if use.node.op_type == "DequantizeLinear":
+                    try:
+                        return units_of(self.context, use.node)
+                    except NodeError as rejection:
+                        # The node says so itself when its turn comes.
+                        return (1.0, 0) if rejection.rule else None
+                if use.node.op_type in _MOVES:
+                    waiting.append(use.node.outputs[0])
+        return None if value.uses() else (1.0, 0)
 
     def _input_shape(self, value: onnx_ir.Value) -> tuple[int, ...] | None:
-        if value.dtype is not None and value.dtype.name != "FLOAT":
-            self._refuse(f"input {value.name!r}: rule: graph inputs are float32; found {value.dtype.name.lower()}")
+        if _port_dtype(value) is None:
+            found = value.dtype.name.lower() if value.dtype is not None else "none"
+            self._refuse(f"input {value.name!r}: rule: graph inputs are float32, int8 or uint8; found {found}")
             return None
         if value.shape is None or len(value.shape) == 0:
             self._refuse(f"input {value.name!r}: rule: graph inputs have a shape with a batch axis; found none")
@@ -217,23 +249,36 @@ class _Lowering:
                 self._refuse(f"output {name!r}: rule: outputs depend on an input; found a constant")
                 continue
             producer = value.producer()
-            if value.dtype is not None and value.dtype.name != "FLOAT":
-                self._refuse(f"output {name!r}: rule: graph outputs are float32; found {value.dtype.name.lower()}")
-                continue
             held = self.context.values[name]
+            dtype = _port_dtype(value)
+            if dtype is None or (dtype != "float32" and not self.context.is_int8(held)):
+                found = value.dtype.name.lower() if value.dtype is not None else "none"
+                self._refuse(
+                    f"output {name!r}: rule: graph outputs are float32, or int8 or uint8 behind QuantizeLinear; "
+                    f"found {found}"
+                )
+                continue
             if held.shape[:1] != (1,):
                 self._refuse(f"output {name!r}: rule: outputs keep the batch axis of 1; found {list(held.shape)}")
                 continue
             axes = held.view.axes()
             tensor = held.tensor
-            if axes is None or axes[0] != 0:
-                axes = tuple(range(len(held.shape)))
+            given = tuple(range(len(held.shape)))
+            if axes is None or axes[0] != 0 or (self.as_given and axes != given):
+                axes = given
                 node = producer if producer is not None else next(iter(self.graph))
                 tensor = self.context.arrange(held, view(held.shape, axes), held.shape, node)
-            ports.append(Port(name, tensor, held.shape, axes))
+            ports.append(Port(name, tensor, held.shape, axes, dtype))
         return ports
 
 
+def _port_dtype(value: onnx_ir.Value) -> Literal["float32", "int8", "uint8"] | None:
+    """The type of a graph input or output, float32 where none is noted; None for one that no tensor holds."""
+    known: dict[str, Literal["float32", "int8", "uint8"]] = {"FLOAT": "float32", "INT8": "int8", "UINT8": "uint8"}
+    return "float32" if value.dtype is None else known.get(value.dtype.name)
+
+
+_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _CHANNEL_OPERATORS = (
     "Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization",
 )  # fmt: skip

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgescale.lower.attributes import integer, normal_axis, real
-from edgescale.lower.context import Context, Units, Value
-from edgescale.lower.integer import SOFTMAX_UNITS, clamp_of, rescaling, softmax_scaling
+from edgescale.lower.context import Context, Value
+from edgescale.lower.integer import SOFTMAX_UNITS, activation_rescaling, clamp_of, rescaling, softmax_scaling
 from edgescale.lower.layout import View, view
 from edgescale.lower.program import Lut, Rescale, Softmax, Unary
-from edgescale.lower.reference_elementwise import apply_function, quantize_real
 from edgescale.lower.registry import NodeError, handles
 from edgescale.lower.sink import activation_bounds, follow
+from edgescale.lower.tables import table_of
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -42,7 +40,7 @@ def clamp(context: Context, node: onnx_ir.Node) -> None:
     low, high = (min(max(bound, sink.low), sink.high) for bound in bounds)
     context.layers.append(
         Rescale(
-            context.name_of(node), (source.name,), made.name, rescaling(units[0], out_units[0]),
+            context.name_of(node), (source.name,), made.name, activation_rescaling(units[0], out_units[0]),
             clamp_of(made, low, high), nodes=sink.nodes,
         )
     )  # fmt: skip
@@ -84,14 +82,6 @@ def _unary(context: Context, node: onnx_ir.Node, function: str, parameters: tupl
         made = context.tensor(sink.value, source.shape, None)
         context.layers.append(Unary(name, (source.name,), made.name, function, parameters, nodes=sink.nodes[:1]))
     sink.bind(context, made, value.view)
-
-
-def table_of(
-    function: str, parameters: tuple[float, ...], source: Units, output: Units
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
-    """int8 [256]: quantize(function(dequantize(q))) for q = -128 .. 127, the function in float64."""
-    real_in = source[0] * (np.arange(-128, 128) - source[1]).astype(np.float64)
-    return quantize_real(apply_function(function, parameters, real_in), output[0], output[1])
 
 
 @handles("Softmax")

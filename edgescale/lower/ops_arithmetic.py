@@ -119,6 +119,11 @@ def _with_constant(
     if operator == "Div" and (constant_first or np.any(constant.real() == 0)):
         raise NodeError("a divisor computed at run time" if constant_first else "a division by 0")
     integer = context.is_int8(value) and follow(context, node).units is not None
+    reversed_sub = operator == "Sub" and constant_first
+    if integer and not reversed_sub and operator != "Div" and _in_eight_bits(constant):
+        # A constant with units of its own is LiteRT's second operand.
+        _full_constant(context, node, follow(context, node), value, constant, operator)
+        return
     axis = _channel_axis(value, constant)
     along = per_channel(constant, shape, axis) if axis is not None else None
     if integer and along is not None:
@@ -130,7 +135,7 @@ def _with_constant(
     if operator == "Div":
         operator, real, constant = "Mul", 1 / real, Constant(1 / real)
     sink = follow(context, node)
-    if not integer or (operator == "Sub" and constant_first):
+    if not integer or reversed_sub:
         _real_constant(context, node, sink, value, real, operator, constant_first=constant_first)
     else:
         _full_constant(context, node, sink, value, constant, operator)
@@ -168,6 +173,11 @@ def _full_constant(
     out = context.tensor(sink.value, source.shape, sink.units)
     _append(context, node, operator, sink, (source.name,), out.name, context.units(value), units, stored)
     sink.bind(context, out, value.view)
+
+
+def _in_eight_bits(constant: Constant) -> bool:
+    one = constant.scale is not None and constant.scale.size == 1
+    return one and constant.values.dtype in (np.int8, np.uint8)
 
 
 def _int8_constant(constant: Constant) -> tuple[Array, Units]:

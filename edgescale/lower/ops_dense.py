@@ -82,7 +82,7 @@ def _fully_connected(
         made, out_units = real_weights(scaled, real, sink.affine), None
         value = context.real(value, node)
     source, order, result = _rows(context, value, shape, node)
-    stored = (1, shape[-1]) if len(shape) == 2 else (1, 1, int(np.prod(shape[:-1])), shape[-1])
+    stored = (1, shape[-1]) if len(shape) == 2 and shape[0] == 1 else (1, 1, int(np.prod(shape[:-1])), shape[-1])
     out = context.tensor(sink.value, stored, out_units)
     context.layers.append(
         FullyConnected(

@@ -11,21 +11,38 @@ from edgescale.lower.reference_elementwise import dequantize_real, quantize_real
 
 
 def to_stored(program: Program, port: Port, x: Array) -> Array:
-    """Real values in ONNX layout [n, *port.shape[1:]] -> stored [n, *tensor.shape[1:]] in the tensor's dtype.
+    """ONNX values in ONNX layout [n, *port.shape[1:]] -> stored [n, *tensor.shape[1:]] in the tensor's dtype.
 
-    int8: round half to even of x / scale, + zero_point, saturated. Raises UsageError for a wrong shape.
+    Real values of an int8 tensor: round half to even of x / scale, + zero_point, saturated. An integer port takes
+    the integers themselves. Raises UsageError for a wrong shape, and for numbers an integer port does not take.
     """
     tensor = program.tensors[port.tensor]
     if x.ndim != len(port.shape) or x.shape[1:] != port.shape[1:]:
         raise UsageError(f"input {port.name} takes [n, {', '.join(map(str, port.shape[1:]))}], found {list(x.shape)}")
     moved = np.ascontiguousarray(x.transpose(port.axes)).reshape(x.shape[0], *tensor.shape[1:])
+    if port.dtype != "float32":
+        return _integers(port, moved)
     if tensor.dtype == "int8":
         return quantize_real(moved, tensor.scale, tensor.zero_point)
     return moved.astype(tensor.dtype)
 
 
+def _integers(port: Port, x: Array) -> npt.NDArray[np.int8]:
+    """Integers of the port's dtype as int8: uint8 loses 128."""
+    limits = np.iinfo(port.dtype)
+    if x.dtype.kind not in "iu" or (x.size and (int(x.min()) < limits.min or int(x.max()) > limits.max)):
+        raise UsageError(
+            f"input {port.name} takes {port.dtype}, integers from {limits.min} to {limits.max}; found {x.dtype}"
+            + (f" from {x.min()} to {x.max()}" if x.size else "")
+        )
+    return (x.astype(np.int16) - (128 if port.dtype == "uint8" else 0)).astype(np.int8)
+
+
 def from_stored(program: Program, port: Port, stored: Array) -> npt.NDArray[np.float32]:
-    """Stored [n, *tensor.shape[1:]] -> real values in ONNX layout [n, *port.shape[1:]], float32."""
+    """Stored [n, *tensor.shape[1:]] -> real values in ONNX layout [n, *port.shape[1:]], float32.
+
+    Also where the port is of integers: they are dequantized.
+    """
     tensor = program.tensors[port.tensor]
     permuted = [port.shape[axis] for axis in port.axes]
     value = stored.reshape(stored.shape[0], *permuted[1:]).transpose(np.argsort(port.axes))

@@ -25,6 +25,7 @@ from edgescale.core.target import Target
 from edgescale.core.variant import Artifact
 from edgescale.rigs.ort_profile import layer_figures
 from edgescale.rigs.timing import MAX_SECONDS
+from edgescale.rigs.units import output_units, real_values
 from edgescale.runtime.ort import open_session
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class HostRig:
 
     def executor(self, artifact: Artifact, target: Target) -> Executor:
         """Runs samples one by one (batch 1) through the artifact's session."""
-        return session_executor(_open(artifact))
+        return session_executor(_open(artifact), output_units(_model_path(artifact)))
 
     def measure(self, artifact: Artifact, target: Target, samples: Dataset, **options: Any) -> Measurement:
         """Latency percentiles after warm-up, initialization and first run apart, memory, nodes.
@@ -139,14 +140,17 @@ def _samples_for(session: InferenceSession, x: npt.NDArray[np.generic]) -> npt.N
     return x.astype(_INPUT_TYPES[port.type], copy=False)
 
 
-def session_executor(session: InferenceSession) -> Executor:
-    """Samples [n, *sample_shape] one by one (batch 1) -> first output [n, *output_shape], float32."""
+def session_executor(session: InferenceSession, units: tuple[float, int] | None = None) -> Executor:
+    """Samples [n, *sample_shape] one by one (batch 1) -> first output [n, *output_shape], float32.
+
+    units: scale and zero-point of a quantized output (`output_units`), which is given out dequantized.
+    """
     name = session.get_inputs()[0].name
     output = session.get_outputs()[0].name
 
     def execute(x: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         feed = _samples_for(session, x)
-        outputs = [np.asarray(session.run([output], {name: sample[None]})[0], np.float32) for sample in feed]
+        outputs = [real_values(np.asarray(session.run([output], {name: sample[None]})[0]), units) for sample in feed]
         # A graph that drops the batch dimension (a scalar score) still gives one row a sample.
         return np.stack([o[0] if o.ndim and o.shape[0] == 1 else o for o in outputs])
 

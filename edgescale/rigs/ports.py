@@ -13,7 +13,8 @@ from edgescale.core.variant import Artifact
 
 PortMeta = Mapping[str, Any]
 """An entry of `inputs` or `outputs` in artifact.json: accessor, bytes, dtype, scale, zero_point, shape, axes,
-stored_shape. stored = onnx_value.transpose(axes).reshape(stored_shape)."""
+stored_shape. stored = onnx_value.transpose(axes).reshape(stored_shape). `value_dtype`, where it is noted, is the
+type of the model's own value: float32, or the integers themselves (int8, uint8)."""
 
 
 def single_input(artifact: Artifact) -> PortMeta:
@@ -27,15 +28,20 @@ def single_input(artifact: Artifact) -> PortMeta:
 
 
 def to_stored(port: PortMeta, x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Real values [n, *shape[1:]] -> stored units [n, *stored_shape[1:]] (int8 or float32).
+    """Samples as the model takes them [n, *shape[1:]] -> stored units [n, *stored_shape[1:]] (int8 or float32).
 
-    int8: x / scale rounded half to even, plus the zero-point, saturated, in float32 as ONNX's QuantizeLinear.
+    Real values become int8 as by ONNX's QuantizeLinear: x / scale rounded half to even, plus the zero-point,
+    saturated, in float32. Samples of an int8 port that are int8 or uint8 are the model's own integers: they are
+    stored as they are, uint8 less 128.
     """
     shape = tuple(port["shape"])
     if x.shape[1:] != shape[1:]:
         raise UsageError(f"input {port['name']!r} takes samples of shape {shape[1:]}, not {x.shape[1:]}")
     moved = x.reshape(len(x), *shape)  # one ONNX value, batch 1, a sample
     moved = moved.transpose(0, *(axis + 1 for axis in port["axes"])).reshape(len(x), *port["stored_shape"][1:])
+    if port["dtype"] == "int8" and moved.dtype in (np.int8, np.uint8) and port.get("value_dtype") != "float32":
+        offset = 128 if moved.dtype == np.uint8 else 0
+        return np.ascontiguousarray((moved.astype(np.int16) - offset).astype(np.int8))
     values = np.ascontiguousarray(moved, np.float32)
     if port["dtype"] == "float32":
         return values

@@ -271,7 +271,8 @@ def test_operator_is_within_one_step_of_onnx_runtime(tools: Any, name: str) -> N
     # An average in other units is rounded in the input's first: one step of each.
     steps = 2.01 if "other units" in name else 1.01
     assert np.abs(found - theirs).max() < steps * out[0]
-    if expected <= {"Lut", "Pool2D", "Pad"} and "average" not in name:
+    # LiteRT's LeakyRelu has a multiplier for each sign, so that a half may round the other way.
+    if expected <= {"Lut", "Pool2D", "Pad"} and "average" not in name and name != "leaky":
         np.testing.assert_allclose(found, theirs, atol=1e-6)
 
 
