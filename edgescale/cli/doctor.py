@@ -26,6 +26,13 @@ _OPTIONAL: dict[str, tuple[str, str]] = {
 }
 _TOOLS: dict[str, tuple[str, str]] = {
     "gcc": ("second host compiler; sanitizer runs in the tests", "apt-get install gcc"),
+    "qemu-system-arm": ("rigs qemu:mps3-an547 (Cortex-M55) and other boards", "apt-get install qemu-system-arm"),
+    "qemu-system-riscv32": ("rig qemu:virt-riscv32", "apt-get install qemu-system-misc"),
+    "arm-none-eabi-gcc": (
+        'second compiler for Cortex-M (compiler = "gcc" in a profile)',
+        "apt-get install gcc-arm-none-eabi",
+    ),
+    "riscv64-unknown-elf-gcc": ("second compiler for RISC-V", "apt-get install gcc-riscv64-unknown-elf"),
 }
 
 
