@@ -27,8 +27,10 @@ class TensorSpec:
 class Model:
     """A checked, cleaned ONNX graph.
 
-    `name` is a C identifier taken from the file's stem; `sha256` is the hash of the source bytes
-    (external data included). Transformations build a new Model; nobody edits `ir` of another's.
+    `inputs` and `outputs` are what a user feeds and gets; pairs of them that hold state from one inference to the
+    next are named in the graph's metadata instead (`core.state`). `name` is a C identifier taken from the file's
+    stem; `sha256` is the hash of the source bytes (external data included). Transformations build a new Model; nobody
+    edits `ir` of another's.
     """
 
     name: str

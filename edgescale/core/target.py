@@ -13,6 +13,7 @@ from typing import Any
 from edgescale.core.errors import UsageError
 
 SCHEMA = 1
+COMPILERS = ("zig", "gcc")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,15 @@ class Core:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """How C is built for the core: zig's target triple and -mcpu name, and extra compiler flags."""
+    """How C is built for the core: zig's target triple and -mcpu name, and extra compiler flags.
+
+    `compiler` is "zig" or "gcc" (the GNU toolchains for bare metal); GCC's names are derived from zig's.
+    """
 
     triple: str
     mcpu: str
     flags: tuple[str, ...] = ()
+    compiler: str = "zig"
 
 
 @dataclass(frozen=True)
@@ -130,9 +135,7 @@ def parse_target(data: bytes, where: str) -> Target:
             fpu=core.take("fpu", bool, False),
         ),
         memory={name: _region(name, memory.table(name)) for name in list(memory.entries)},
-        toolchain=Toolchain(toolchain.take("triple", str), toolchain.take("mcpu", str), toolchain.strings("flags", []))
-        if toolchain.entries
-        else None,
+        toolchain=_toolchain(toolchain) if toolchain.entries else None,
         power=Power(float(power.take("active_mw", (int, float))), power.take("origin", str)) if power.entries else None,
         sha256=hashlib.sha256(data).hexdigest(),
     )
@@ -143,6 +146,18 @@ def parse_target(data: bytes, where: str) -> Target:
     if target.power is not None and not 0 <= target.power.active_mw < math.inf:
         raise UsageError(f"{power.where}: active_mw must be finite and not negative")
     return target
+
+
+def _toolchain(table: _Reader) -> Toolchain:
+    chain = Toolchain(
+        table.take("triple", str),
+        table.take("mcpu", str),
+        table.strings("flags", []),
+        table.take("compiler", str, "zig"),
+    )
+    if chain.compiler not in COMPILERS:
+        raise UsageError(f"{table.where}: unknown compiler {chain.compiler!r}; known: {', '.join(COMPILERS)}")
+    return chain
 
 
 def _region(name: str, table: _Reader) -> MemoryRegion:

@@ -1,4 +1,4 @@
-"""Where artifacts run: `host` (ONNX Runtime), `emulator:<core>` (a Cortex-M image on unicorn).
+"""Where artifacts run: `host` (ONNX Runtime), `emulator:<core>` (a Cortex-M image on unicorn), `qemu:<board>`.
 
 Nothing heavy is imported until a rig is asked for.
 """
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edgescale.core.variant import Artifact
 
 CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
-RIGS = ("host", *(f"emulator:{core}" for core in CORES))
+BOARDS = ("microbit", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "virt-riscv32")
+RIGS = ("host", *(f"emulator:{core}" for core in CORES), *(f"qemu:{board}" for board in BOARDS))
 
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def get_rig(name: str) -> Any:
         from edgescale.rigs.emulator import EmulatorRig
 
         return EmulatorRig(core)
+    if kind == "qemu" and core in BOARDS:
+        from edgescale.rigs.qemu import QemuRig
+
+        return QemuRig(core)
     raise UsageError(f"unknown rig {name!r}; known: {', '.join(RIGS)}")
 
 
@@ -66,9 +71,10 @@ def local_executor(artifact: Artifact, target: Target) -> Executor:
 def onnx_executor(path: Path) -> Executor:
     """Runs samples through an ONNX file in ONNX Runtime on this machine."""
     from edgescale.rigs.host import session_executor
+    from edgescale.rigs.units import output_units
     from edgescale.runtime.ort import open_session
 
-    return session_executor(open_session(path, {}))
+    return session_executor(open_session(path, {}), output_units(path))
 
 
 @cache
@@ -88,7 +94,24 @@ def rig_fingerprint(name: str) -> str:
         from edgescale.rigs.image import firmware_root
 
         digest.update(sha256_tree(firmware_root() / "boards").encode())
+        programs = ["arm-none-eabi-gcc", "riscv64-unknown-elf-gcc"]
+        if name.startswith("qemu:"):
+            programs += ["qemu-system-arm", "qemu-system-riscv32"]
+        digest.update(" ".join(_program_version(program) for program in programs).encode())
     return digest.hexdigest()
+
+
+def _program_version(program: str) -> str:
+    import shutil
+    import subprocess
+
+    if shutil.which(program) is None:
+        return f"{program} absent"
+    try:
+        shown = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return f"{program} broken"
+    return (shown.stdout.splitlines() or [program])[0]
 
 
 def _version(package: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.dataset import Dataset
-from edgescale.core.errors import RigError, UsageError
+from edgescale.core.errors import UsageError
 from edgescale.core.measurement import LayerFigures, Measurement
 from edgescale.core.progress import SILENT, Progress, track
 from edgescale.core.protocols import Executor
@@ -24,6 +24,7 @@ from edgescale.core.target import MemoryRegion, Target
 from edgescale.core.variant import Artifact
 from edgescale.rigs.cycle_tables import TABLES, CycleTable
 from edgescale.rigs.cycles import Tally, tally
+from edgescale.rigs.figures import check_options, instruction_limit, memory_figures, whole_number
 from edgescale.rigs.image import Image, build_image, region
 from edgescale.rigs.machine import CORES, Machine, MemoryLimits
 from edgescale.rigs.ports import check_stored, from_stored, single_input, to_stored
@@ -44,10 +45,12 @@ class Emulated:
         self.input = single_input(artifact)
         self.output: Mapping[str, Any] = artifact.meta["outputs"][0]
         self.machine = Machine(self.image, cpu, artifact.meta["symbol"], artifact.meta["layers"], limits)
-        self.input_address = self.machine.call_accessor(self.input["accessor"])
-        self.output_address = self.machine.call_accessor(self.output["accessor"])
-        # Far above any kernel, soft-float included (about 200 instructions a MAC), yet ends a runaway in seconds.
-        self.instruction_limit = 100_000_000 + 1000 * sum(layer["macs"] for layer in artifact.meta["layers"])
+        self.input_address = self.machine.call(self.input["accessor"])
+        self.output_address = self.machine.call(self.output["accessor"])
+        self.instruction_limit = instruction_limit(artifact)
+        if artifact.meta.get("reset"):
+            # A stream starts here; every sample continues it.
+            self.machine.call(artifact.meta["reset"], self.instruction_limit)
 
     def infer(self, stored: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """One sample in stored units and shape -> the first output, stored."""
@@ -112,14 +115,10 @@ class EmulatorRig:
         Options: `arena_limit`, `stack_limit` (bytes; an access beyond is a RigError naming which and by how
         many bytes), `instruction_limit` (stops a runaway program), `progress`.
         """
-        known = {"arena_limit", "stack_limit", "instruction_limit", "progress"}
-        if unknown := set(options) - known:
-            raise UsageError(
-                f"{self.name} has no option {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}"
-            )
-        limits = MemoryLimits(_count(options, "arena_limit"), _count(options, "stack_limit"))
+        check_options(self.name, options, {"arena_limit", "stack_limit", "instruction_limit", "progress"})
+        limits = MemoryLimits(whole_number(options, "arena_limit"), whole_number(options, "stack_limit"))
         emulated = self._load(artifact, target, limits)
-        if (limit := _count(options, "instruction_limit")) is not None:
+        if (limit := whole_number(options, "instruction_limit")) is not None:
             emulated.instruction_limit = limit
         stored = check_stored(emulated.input, to_stored(emulated.input, samples.x))
         progress: Progress = options.get("progress") or SILENT
@@ -144,14 +143,6 @@ class EmulatorRig:
         return _Run(tally(records, len(emulated.artifact.meta["layers"]), table, flash, code_at), machine.stack_used())
 
 
-def _count(options: Mapping[str, Any], name: str) -> int | None:
-    """A whole number of at least 0 among the options, None where it is not given."""
-    value = options.get(name)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise UsageError(f"{name} must be a whole number of at least 0, not {value!r}")
-    return value
-
-
 def _flash(target: Target) -> MemoryRegion:
     """The flash as the model plays it: wait states always have a line to wait for, a word where none is given."""
     flash = region(target, "flash")
@@ -161,16 +152,13 @@ def _flash(target: Target) -> MemoryRegion:
 def _measurement(
     rig: EmulatorRig, emulated: Emulated, target: Target, runs: list[_Run], table: CycleTable, crc: tuple[int, int]
 ) -> Measurement:
-    artifact, image = emulated.artifact, emulated.image
+    artifact = emulated.artifact
     clock = target.core.clock_hz
     if clock <= 0:
         raise UsageError(f"target {target.name}: [core] clock_hz is needed to turn cycles into latency")
     worst = max(runs, key=lambda r: int(r.tally.cycles.sum()))
     cycles, instructions = int(worst.tally.cycles.sum()), int(worst.tally.instructions.sum())
-    stack = max(r.stack for r in runs)
-    ram = image.static_ram_bytes + stack
-    if ram > (room := region(target, "ram").length):
-        raise RigError(f"{artifact.variant} on {target.name}: needs {ram:,} B of RAM, the part has {room:,} B")
+    memory, unavailable = memory_figures(artifact, emulated.image, target, max(r.stack for r in runs))
     stalls = int(worst.tally.flash_stalls.sum())
     model = f"{table.core} cycle table{', approximate' if table.approximate else ''}; {stalls:,} cycles wait for flash"
     least = min(int(r.tally.instructions.sum()) for r in runs)
@@ -179,16 +167,8 @@ def _measurement(
         "latency": Quantity(cycles / clock * 1e3, "ms", "modelled", f"{model}; at {clock / 1e6:g} MHz"),
         "instructions": Quantity(instructions, "1", "emulated", counted),
         "cycles": Quantity(cycles, "1", "modelled", model),
-        "flash": Quantity(image.flash_bytes, "B", "measured", "code, constants and initial data of the linked image"),
-        "ram": Quantity(ram, "B", "emulated", f"static data {image.static_ram_bytes:,} B, stack {stack:,} B"),
-        "stack": Quantity(stack, "B", "emulated", "deepest overwritten word of a painted stack, from reset on"),
-        "weights": Quantity(artifact.meta["weights_bytes"], "B", "measured", "constants the back end emitted"),
-    }  # fmt: skip
-    unavailable: dict[str, str] = {}
-    if (arena := image.elf.find(f"es_{artifact.meta['symbol']}_arena")) is not None:
-        metrics["arena"] = Quantity(arena.size, "B", "measured", "size of the arena in the linked image")
-    else:
-        unavailable["arena"] = "the image has no arena symbol"
+        **memory,
+    }
     if target.power is None:
         unavailable["energy"] = f"the profile {target.name} has no [power] table: no published figure for this part"
     else:

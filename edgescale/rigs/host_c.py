@@ -1,7 +1,8 @@
 """A C artifact built for this machine and called in process: for accuracy and equality, not for timing.
 
 The same sources that go to a microcontroller, as a shared library. The model's arena is one object, so
-executors of one artifact share it: call them from one thread.
+executors of one artifact share it: call them from one thread. A model with state starts a stream when its executor
+is made, and every sample continues it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class HostModel:
         self._run = _function(library, f"es_{artifact.meta['symbol']}_run", None)
         self._input = _port_array(library, self.input)
         self._output = _port_array(library, self.output)
+        if artifact.meta.get("reset"):
+            _function(library, artifact.meta["reset"], None)()
 
     def run_stored(self, samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """Stored samples [n, *stored_shape[1:]] -> first output, stored, [n, *stored_shape[1:]]."""

@@ -16,9 +16,29 @@ from edgescale.rigs.cachedir import cached_build
 from edgescale.rigs.elf import Elf, Symbol, largest_objects, read_elf
 from edgescale.rigs.toolchain import Compiler, CompilerError, cross_compiler
 
-BOARD = "cortex_m"
 _IMAGE = "image.elf"
-_OVERFLOW = re.compile(r"section '([^']*)' will not fit in region '(\w+)': overflowed by (\d+) bytes")
+# Triple's architecture -> folder of firmware/boards and its start-up file.
+_BOARDS = {"thumb": ("cortex_m", "startup.c"), "riscv32": ("riscv32", "startup.S")}
+# LLVM's linker, then GNU's.
+_OVERFLOW = re.compile(
+    r"section '[^']*' will not fit in region '(\w+)': overflowed by (\d+) bytes"
+    r"|region `(\w+)' overflowed by (\d+) bytes"
+)
+
+
+@dataclass(frozen=True)
+class Harness:
+    """What drives the model in place of main's own call, in memories outside the part's.
+
+    `entry` is the function main calls; `sources` are compiled with `defines` and their code and data
+    placed in `code` and `ram`, away from the image.
+    """
+
+    entry: str
+    sources: tuple[Path, ...]
+    defines: tuple[str, ...]
+    code: MemoryRegion
+    ram: MemoryRegion
 
 
 @dataclass(frozen=True)
@@ -69,8 +89,8 @@ def region(target: Target, name: str) -> MemoryRegion:
     return target.memory[name]
 
 
-def build_image(artifact: Artifact, target: Target) -> Image:
-    """Compile and link a C artifact with an application that only runs it.
+def build_image(artifact: Artifact, target: Target, harness: Harness | None = None) -> Image:
+    """Compile and link a C artifact with an application that only runs it, or runs it under a harness.
 
     Built once per content (cache folder). Raises InfeasibleError naming the memory that overflows, the
     bytes over and the largest contributor; RigError where the compiler refuses the code.
@@ -78,18 +98,47 @@ def build_image(artifact: Artifact, target: Target) -> Image:
     if artifact.kind != "c":
         raise RigError(f"{target.name} runs C artifacts, not {artifact.kind!r} ({artifact.variant})")
     compiler = cross_compiler(target)
-    board = firmware_root() / "boards" / BOARD
-    script = _linker_script(board / "link.ld.in", target)
+    boards = firmware_root() / "boards"
+    folder, startup = _board(target)
+    script = _linker_script(boards / folder / "link.ld.in", target, harness)
+    run = harness.entry if harness else f"es_{artifact.meta['symbol']}_run"
+    sources: list[tuple[Path, tuple[str, ...]]] = [
+        (boards / folder / startup, ()),
+        (boards / "common" / "memory.c", ("-fno-builtin",)),
+        (boards / "common" / "main.c", (f"-DES_BOARD_RUN={run}",)),
+    ]
+    if harness:
+        sources += [(path, ("-fno-builtin", *harness.defines)) for path in harness.sources]
     recipe = sha256_file(Path(__file__))  # how this file compiles and links is part of what an image is
-    key = "\n".join([artifact.sha256, sha256_tree(board), script, recipe, compiler.description, *compiler.flags])
+    contents = [f"{sha256_tree(path.parent)} {path.name} {' '.join(flags)}" for path, flags in sources]
+    parts = [artifact.sha256, script, recipe, compiler.description, *compiler.flags, *contents]
     what = f"{artifact.variant} for {target.name}"
-    folder = cached_build("images", key, lambda out: _build(artifact, target, compiler, board, script, out, what))
-    return Image(folder / _IMAGE, target, compiler.description, compiler.flags)
+    built = cached_build(
+        "images", "\n".join(parts), lambda out: _build(artifact, target, compiler, sources, script, out, what)
+    )
+    return Image(built / _IMAGE, target, compiler.description, compiler.flags)
 
 
-def _linker_script(template: Path, target: Target) -> str:
+def _board(target: Target) -> tuple[str, str]:
+    triple = target.toolchain.triple if target.toolchain else ""
+    if (architecture := triple.split("-")[0]) not in _BOARDS:
+        raise UsageError(f"target {target.name}: no start-up code for {triple!r}; known: {', '.join(_BOARDS)}")
+    return _BOARDS[architecture]
+
+
+def _linker_script(template: Path, target: Target, harness: Harness | None) -> str:
     flash, ram = region(target, "flash"), region(target, "ram")
     text = template.read_text()
+    memory, sections = "", ""
+    if harness:
+        for name, part in (("CODE", harness.code), ("RAM", harness.ram)):
+            memory += f"  HARNESS_{name} (rwx) : ORIGIN = {part.origin:#x}, LENGTH = {part.length:#x}\n"
+        sections = (
+            "  .harness : { *harness*.o(.text .text.* .rodata .rodata.* .srodata .srodata.*) } > HARNESS_CODE\n"
+            "  .harness_ram (NOLOAD) : { *harness*.o(.data .data.* .sdata .sdata.* .bss .bss.* .sbss .sbss.* COMMON) }"
+            " > HARNESS_RAM\n\n"
+        )
+    text = text.replace("@HARNESS_MEMORY@", memory).replace("@HARNESS_SECTIONS@", sections)
     for name, value in (
         ("FLASH_ORIGIN", flash.origin),
         ("FLASH_LENGTH", flash.length),
@@ -101,29 +150,31 @@ def _linker_script(template: Path, target: Target) -> str:
 
 
 def _build(
-    artifact: Artifact, target: Target, compiler: Compiler, board: Path, script: str, out: Path, what: str
+    artifact: Artifact,
+    target: Target,
+    compiler: Compiler,
+    sources: list[tuple[Path, tuple[str, ...]]],
+    script: str,
+    out: Path,
+    what: str,
 ) -> None:
-    symbol = artifact.meta["symbol"]
     root = artifact.path.resolve()
     objects: list[str] = []
     for index, name in enumerate(artifact.meta["sources"]):
         objects.append(f"model{index}.o")
         compiler.run(["-c", f"-I{root}", str(root / name), "-o", objects[-1]], what, out)
-    for name, flags in (
-        ("startup.c", []),
-        ("memory.c", ["-fno-builtin"]),
-        ("main.c", [f"-DES_BOARD_RUN=es_{symbol}_run"]),
-    ):
-        objects.append(name.replace(".c", ".o"))
-        compiler.run(["-c", *flags, str(board.resolve() / name), "-o", objects[-1]], what, out)
+    for path, flags in sources:
+        objects.append(f"{path.name.replace('.', '_')}.o")
+        compiler.run(["-c", *flags, str(path.resolve()), "-o", objects[-1]], what, out)
     write_whole(out / "link.ld", script)
     # The accessors are the model's interface: an application calls them, so they stay.
     ports = [*artifact.meta["inputs"], *artifact.meta["outputs"]]
-    keep = [f"-Wl,-u,{port['accessor']}" for port in ports]
+    interface = [*(port["accessor"] for port in ports), *filter(None, [artifact.meta.get("reset")])]
+    keep = [f"-Wl,-u,{name}" for name in interface]
     # At -Os zig strips the symbols that layers are told apart by; the last level given counts.
     link = ["-O2", "-Wl,-T,link.ld", "-Wl,-e,Reset_Handler", "-Wl,--gc-sections", *keep]
     try:
-        compiler.run([*link, *objects, "-o", _IMAGE], what, out)
+        compiler.run([*link, *objects, *compiler.libraries, "-o", _IMAGE], what, out)
     except CompilerError as failure:
         _raise_overflow(failure, target, [read_elf(out / name) for name in objects])
         raise
@@ -132,10 +183,13 @@ def _build(
 def _raise_overflow(failure: CompilerError, target: Target, objects: list[Elf]) -> None:
     """Turn the linker's overflow message into one a user can act on; return where it is another failure."""
     over: dict[str, int] = {}
-    for _section, memory, excess in _OVERFLOW.findall(failure.output):
-        over[memory.lower()] = max(over.get(memory.lower(), 0), int(excess))
+    for match in _OVERFLOW.finditer(failure.output):
+        memory, bytes_over = (group for group in match.groups() if group)
+        over[memory.lower()] = max(over.get(memory.lower(), 0), int(bytes_over))
     parts = []
     for memory, excess in over.items():
+        if memory not in target.memory:
+            continue  # the harness's own memory: the linker's message is the one to show
         where = region(target, memory)
         text = f"{memory} ({where.length:,} B) overflows by {excess:,} B"
         if largest := largest_objects(objects, writable=memory == "ram"):

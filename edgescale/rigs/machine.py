@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from edgescale.core.errors import MissingDependencyError, RigError, UsageError
 from edgescale.core.target import MemoryRegion
+from edgescale.rigs.codemap import CodeMap
+from edgescale.rigs.figures import over_limit, stack_overflow
 from edgescale.rigs.image import Image, region
 from edgescale.rigs.probe import KEEP_LAYER, STOP_ALIGNMENT, STOP_LIMIT, Probe, Violation
 from edgescale.rigs.toolchain import INSTALL_HINT
@@ -59,7 +61,7 @@ class Machine:
         self._uc, self._arm, self._error = unicorn, arm, unicorn.UcError
         self.image = image
         self.cpu = cpu
-        self._layers = [(str(layer.get("symbol") or ""), str(layer["name"])) for layer in layers]
+        self._map = CodeMap(image.elf, f"es_{symbol}_run", layers)
         self._flash, self._ram = region(image.target, "flash"), region(image.target, "ram")
         self._run_address = image.elf.address(f"es_{symbol}_run")
         self.stack_top = image.elf.address("es_board_stack_top")
@@ -68,8 +70,7 @@ class Machine:
         self._engine = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
         self._engine.ctl_set_cpu_model(getattr(arm, f"UC_CPU_ARM_{CORES[cpu]}"))
         self._map_memory()
-        self._functions = sorted((s for s in image.elf.symbols if s.kind == "STT_FUNC"), key=lambda s: s.address)
-        self.probe = self._attach_probe(f"es_{symbol}_run", watch=limits is not None)
+        self.probe = self._attach_probe(watch=limits is not None)
         self._boot()
         self._limits = limits or MemoryLimits()
         self._guard(self._limits)
@@ -87,14 +88,12 @@ class Machine:
         )
         self._engine.mem_map(_SYSTEM_CONTROL_SPACE, _PAGE)
 
-    def _attach_probe(self, run: str, *, watch: bool) -> Probe:
+    def _attach_probe(self, *, watch: bool) -> Probe:
         code = [s for s in self.image.elf.sections if s.executable]
         begin, end = min(s.address for s in code), max(s.address + s.size for s in code)
         layer_of = np.full((end - begin + 1) // 2, KEEP_LAYER, np.uint16)
-        functions = {s.name: s for s in self._functions}
-        for number, name in enumerate([run, *(layer for layer, _ in self._layers)]):
-            if (function := functions.get(name)) is not None:
-                layer_of[(function.address - begin) // 2 : (function.end - begin + 1) // 2] = number
+        for first, last, number in self._map.ranges():
+            layer_of[(first - begin) // 2 : (last - begin + 1) // 2] = number
         text = bytes(self._engine.mem_read(begin, end - begin))
         self.code_begin, self.code = begin, text
         probe = Probe(begin, text, layer_of, self._flash)
@@ -120,11 +119,11 @@ class Machine:
         if limits.stack is not None:
             self.probe.guard("stack", self.stack_limit, self.stack_top - limits.stack)
 
-    def call_accessor(self, name: str) -> int:
-        """The pointer a parameterless function returns."""
+    def call(self, name: str, instruction_limit: int = 10_000) -> int:
+        """Call a parameterless function; what it returns in r0, such as an accessor's pointer."""
         self._engine.context_restore(self._context)
         self._engine.reg_write(self._arm.UC_ARM_REG_LR, self._return_address | 1)
-        self._execute(self.image.elf.address(name) | 1, self._return_address, instruction_limit=10_000)
+        self._execute(self.image.elf.address(name) | 1, self._return_address, instruction_limit)
         return int(self._engine.reg_read(self._arm.UC_ARM_REG_R0))
 
     def memory(self, address: int, size: int) -> npt.NDArray[np.uint8]:
@@ -159,10 +158,7 @@ class Machine:
         words = self.memory(self.stack_limit, size).view(np.uint32)
         changed = np.flatnonzero(words != PAINT)
         if changed.size and changed[0] == 0:
-            room = self.stack_top - self.stack_limit
-            raise RigError(
-                f"the stack overflows on {self.image.target.name}: .data and .bss leave {room:,} B of RAM to it"
-            )
+            raise RigError(stack_overflow(self.image.target, self.stack_top - self.stack_limit))
         deepest = int(changed[0]) * 4 if changed.size else size
         return self.stack_top - self.stack_limit - deepest
 
@@ -172,7 +168,7 @@ class Machine:
             self._engine.emu_start(begin | 1, until)
         except self._error as error:
             counter = int(self._engine.reg_read(self._arm.UC_ARM_REG_PC))
-            raise RigError(f"{error} at {self.location(counter)} on the emulated {self.cpu}") from None
+            raise RigError(f"{error} at {self._map.location(counter)} on the emulated {self.cpu}") from None
         if reason := self.probe.stop_reason:
             counter = int(self._engine.reg_read(self._arm.UC_ARM_REG_PC))
             if reason == STOP_LIMIT:
@@ -182,22 +178,16 @@ class Machine:
                 what = f"made an unaligned {size}-byte access to 0x{address:08X}, a HardFault on ARMv6-M,"
             else:
                 what = f"has more than {2**15:,} blocks, too many to count;"
-            raise RigError(f"the program {what} at {self.location(counter)} on the emulated {self.cpu}")
-
-    def location(self, address: int, layer: int = 0) -> str:
-        """An address as people read it: program counter, function, and layer (numbered as in RECORD)."""
-        function = next((f.name for f in self._functions if f.address <= address < f.end), "")
-        name = self._layers[layer - 1][1] if layer else dict(self._layers).get(function, "")
-        return f"PC 0x{address:08X}" + (f" ({function})" if function else "") + (f", layer {name!r}" if name else "")
+            raise RigError(f"the program {what} at {self._map.location(counter)} on the emulated {self.cpu}")
 
     def _describe(self, violation: Violation) -> str:
-        where = self.location(max(violation.before - 2, 0), violation.layer)
+        where = self._map.location(max(violation.before - 2, 0), violation.layer)
         if violation.name == "arena" and self._arena is not None and self._limits.arena is not None:
             over = violation.high - self._arena.address - self._limits.arena
-            return f"the arena limit of {self._limits.arena:,} B is too small by {over:,} B, first seen near {where}"
+            return over_limit("arena", self._limits.arena, over, where)
         if violation.name == "stack" and self._limits.stack is not None:
             over = self.stack_top - self._limits.stack - violation.low
-            return f"the stack limit of {self._limits.stack:,} B is too small by {over:,} B, first seen near {where}"
+            return over_limit("stack", self._limits.stack, over, where)
         return f"access to 0x{violation.low:08X}, {violation.name}, near {where}"
 
 

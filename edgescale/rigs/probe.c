@@ -40,7 +40,7 @@ typedef struct {
 
 typedef struct {
     /* set by the caller */
-    uint64_t stop_function;
+    uint64_t stop_function, register_read, register_write; /* of unicorn */
     uint64_t code_begin, code_end;
     uint64_t code; /* host address of the bytes at code_begin */
     uint64_t layer_of; /* host address of uint16 per halfword of code */
@@ -200,11 +200,27 @@ EXPORT void probe_block(void *engine, uint64_t address, uint32_t size, void *use
     }
 }
 
+/* For a memory hook unicorn restores the processor state of the accessing instruction, the conditions of an IT
+ * block included, and leaves them behind: the next block would begin inside that IT block and skip or execute
+ * what it should not (unicorn issue 2309, seen in 2.1.4). Nothing else reads these bits, so they are cleared. */
+static void leave_it_block(const probe_t *probe, void *engine)
+{
+    enum { UC_ARM_REG_EPSR = 121 };
+    const uint32_t it_bits = 0x0600FC00u;
+    uint32_t state = 0;
+    ((int (*)(void *, int, void *))(uintptr_t)probe->register_read)(engine, UC_ARM_REG_EPSR, &state);
+    if ((state & it_bits) != 0) {
+        state &= ~it_bits;
+        ((int (*)(void *, int, const void *))(uintptr_t)probe->register_write)(engine, UC_ARM_REG_EPSR, &state);
+    }
+}
+
 /* Reads of constants in flash. */
 EXPORT void probe_flash_read(void *engine, int type, uint64_t address, int size, int64_t value, void *user)
 {
-    (void)engine, (void)type, (void)value;
+    (void)type, (void)value;
     probe_t *probe = user;
+    leave_it_block(probe, engine);
     if (probe->current == 0 || probe->line_shift == 0) {
         return;
     }
@@ -228,8 +244,9 @@ EXPORT void probe_alignment(void *engine, int type, uint64_t address, int size, 
 
 EXPORT void probe_guard(void *engine, int type, uint64_t address, int size, int64_t value, void *user)
 {
-    (void)engine, (void)value;
+    (void)value;
     guard_t *guard = user;
+    leave_it_block(guard->probe, engine);
     uint64_t end = address + (uint64_t)size;
     if (guard->hits++ == 0) {
         guard->low = address;

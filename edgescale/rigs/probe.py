@@ -60,6 +60,8 @@ class _Cache(ctypes.Structure):
 class _Probe(ctypes.Structure):
     _fields_ = [
         ("stop_function", ctypes.c_uint64),
+        ("register_read", ctypes.c_uint64),
+        ("register_write", ctypes.c_uint64),
         ("code_begin", ctypes.c_uint64),
         ("code_end", ctypes.c_uint64),
         ("code", ctypes.c_uint64),
@@ -154,7 +156,12 @@ class Probe:
         """Hook block execution of a `unicorn.Uc`, and alignment of accesses to `memory` where asked."""
         self._native = ctypes.CDLL(_unicorn_library_path())
         self._engine = engine
-        self._state.stop_function = ctypes.cast(self._native.uc_emu_stop, ctypes.c_void_p).value or 0
+        for field, name in (
+            ("stop_function", "uc_emu_stop"),
+            ("register_read", "uc_reg_read"),
+            ("register_write", "uc_reg_write"),
+        ):
+            setattr(self._state, field, ctypes.cast(getattr(self._native, name), ctypes.c_void_p).value or 0)
         self._hook(_BLOCK, self._library.probe_block, ctypes.addressof(self._state), 1, 0)
         if check_alignment:
             for part in memory:

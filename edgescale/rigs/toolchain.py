@@ -1,4 +1,4 @@
-"""The C compilers that rigs use: zig (Clang) for microcontrollers, zig or the system's compiler for this machine."""
+"""The C compilers that rigs use: zig (Clang) or GCC for microcontrollers, zig or the system's for this machine."""
 
 from __future__ import annotations
 
@@ -30,11 +30,15 @@ _SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections", "-fomit-frame-pointe
 
 @dataclass(frozen=True)
 class Compiler:
-    """A command that compiles C, what it is (name and version), and flags it always gets."""
+    """A command that compiles C, what it is (name and version), and flags it always gets.
+
+    `libraries` end the command line of a link.
+    """
 
     command: tuple[str, ...]
     description: str
     flags: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
     def run(self, arguments: Sequence[str], what: str, directory: Path, timeout_s: float = TIMEOUT_S) -> str:
         """Compile in `directory`; returns what the compiler printed (warnings).
@@ -69,7 +73,9 @@ class CompilerError(RigError):
     """A compiler or linker refused its input; `output` is all it printed."""
 
     def __init__(self, what: str, compiler: str, output: str) -> None:
-        lines = [line.strip() for line in output.splitlines() if "error" in line.lower()] or output.splitlines()
+        # GNU's driver adds "collect2: error" to what its linker said without that word.
+        said = [line.strip() for line in output.splitlines() if not line.startswith("collect2:")]
+        lines = [line for line in said if "error" in line.lower()] or said
         shown = "\n  ".join(lines[:_ERROR_LINES]) or "no message"
         super().__init__(f"{what}: {compiler} failed:\n  {shown}")
         self.output = output
@@ -95,17 +101,23 @@ def zig_version() -> str:
 def cross_compiler(target: Target) -> Compiler:
     """The compiler for a target with a [toolchain] table.
 
-    Raises MissingDependencyError without zig, UsageError where the profile has no toolchain.
+    Raises MissingDependencyError without the compiler, UsageError where the profile has no toolchain.
     """
     if target.toolchain is None:
         raise UsageError(f"target {target.name} has no [toolchain] table, so no C can be built for it")
-    version = zig_version()
-    command = zig_command() or ()
     chain = target.toolchain
+    flags = (*_COMMON_FLAGS, *_SECTION_FLAGS, "-ffreestanding", "-g0", *chain.flags)
+    if chain.compiler == "gcc":
+        from edgescale.rigs.toolchain_gcc import gcc_for
+
+        command, name, machine = gcc_for(chain)
+        return Compiler((*command, *machine), f"{name}, {' '.join(machine)}", ("-nostdlib", *flags), ("-lgcc",))
+    version = zig_version()
+    zig = zig_command() or ()
     return Compiler(
-        (*command, "cc", "-target", chain.triple, f"-mcpu={chain.mcpu}"),
+        (*zig, "cc", "-target", chain.triple, f"-mcpu={chain.mcpu}"),
         f"zig {version} (Clang) for {chain.triple} {chain.mcpu}",
-        (*_COMMON_FLAGS, *_SECTION_FLAGS, "-ffreestanding", "-g0", *chain.flags),
+        flags,
     )
 
 

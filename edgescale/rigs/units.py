@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
+from edgescale.core.state import decode_states
 
 _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
@@ -21,8 +22,11 @@ def output_units(model: Path) -> tuple[float, int] | None:
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load(str(model)).graph
-    output = graph.output[0]
+    loaded = onnx.load(str(model))
+    graph = loaded.graph
+    model_states = decode_states({entry.key: entry.value for entry in loaded.metadata_props}, model.name)
+    held = {state.output for state in model_states}
+    output = next(port for port in graph.output if port.name not in held)
     if output.type.tensor_type.elem_type not in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
         return None
     makers = {name: node for node in graph.node for name in node.output}

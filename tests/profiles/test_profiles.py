@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from edgescale.core.errors import UsageError
 from edgescale.core.target import Target, load_target, parse_target, profile_names
-from edgescale.rigs import RIGS, toolchain
+from edgescale.rigs import RIGS, toolchain, toolchain_gcc
 
 NAMES = profile_names()
 BOARDS = [name for name in NAMES if name != "host"]
@@ -22,7 +23,12 @@ PARTS = {
     "cortex-m4-stm32l4r5": (640 * 1024, 2048 * 1024, 120, 5),  # RM0432
     "cortex-m7-stm32f746": (320 * 1024, 1024 * 1024, 216, 7),  # RM0385
     "cortex-m33-stm32u575": (768 * 1024, 2048 * 1024, 160, 4),  # RM0456
+    "cortex-m55-an547": (512 * 1024, 512 * 1024, 32, 0),  # DAI 0547: DTCM and ITCM
+    "esp32-c3": (384 * 1024, 4096 * 1024, 160, 0),  # TRM, system and memory; data sheet of the FH4
 }
+# Flash and RAM, where they are not an STM32's.
+ORIGINS = {"cortex-m55-an547": (0x00000000, 0x20000000), "esp32-c3": (0x42000000, 0x3FC80000)}
+QEMU = {"cortex-m55-an547": "qemu:mps3-an547", "esp32-c3": "qemu:virt-riscv32"}
 
 
 def test_the_shipped_set() -> None:
@@ -37,7 +43,7 @@ def test_profile_is_consistent(name: str) -> None:
     assert target.title
     assert target.backends == (("edgescale_onnx",) if name == "host" else ("edgescale_c",))
     if name != "host":
-        assert target.rig == f"emulator:{target.core.cpu}"
+        assert target.rig == QEMU.get(name, f"emulator:{target.core.cpu}")
         assert target.toolchain is not None
     regions = sorted(target.memory.values(), key=lambda r: r.origin)
     for one, two in itertools.pairwise(regions):
@@ -54,8 +60,9 @@ def test_memory_is_the_parts(name: str) -> None:
     assert target.memory["flash"].length == flash
     assert target.core.clock_hz == megahertz * 1_000_000
     assert target.memory["flash"].wait_states == wait_states
-    assert target.memory["flash"].origin == 0x08000000
-    assert target.memory["ram"].origin == 0x20000000
+    flash_origin, ram_origin = ORIGINS.get(name, (0x08000000, 0x20000000))
+    assert target.memory["flash"].origin == flash_origin
+    assert target.memory["ram"].origin == ram_origin
 
 
 def macros(target: Target, folder: Path) -> set[str]:
@@ -67,14 +74,32 @@ def macros(target: Target, folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_the_compiler_uses_what_the_core_has(name: str, tmp_path: Path) -> None:
-    """FPU instructions where the profile says there is an FPU; DSP instructions on M4, M7 and M33 only."""
+    """FPU instructions where the profile says there is an FPU; DSP on M4, M7, M33 and M55 only, MVE on M55."""
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("needs ziglang: pip install 'edgescale[mcu]'")
     target = load_target(name)
-    found = macros(target, tmp_path)
+    check_features(target, macros(target, tmp_path))
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_gcc_uses_what_the_core_has(name: str, tmp_path: Path) -> None:
+    """`compiler = "gcc"` alone means the same core to the other compiler."""
+    target = load_target(name)
+    assert target.toolchain is not None
+    chain = dataclasses.replace(target.toolchain, compiler="gcc")
+    if hint := toolchain_gcc.missing(chain):
+        pytest.skip(f"needs {hint}")
+    check_features(target, macros(dataclasses.replace(target, toolchain=chain), tmp_path))
+
+
+def check_features(target: Target, found: set[str]) -> None:
+    cpu = target.core.cpu
     assert ("__ARM_FP" in found) == target.core.fpu
-    assert ("__ARM_FEATURE_DSP" in found) == (target.core.cpu in ("cortex-m4", "cortex-m7", "cortex-m33"))
-    assert ("__ARM_FEATURE_IDIV" in found) == (target.core.cpu != "cortex-m0plus")
+    assert ("__ARM_FEATURE_DSP" in found) == (cpu in ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"))
+    assert ("__ARM_FEATURE_MVE" in found) == (cpu == "cortex-m55")
+    assert ("__ARM_FEATURE_IDIV" in found) == (cpu not in ("cortex-m0plus", "rv32imc"))
+    assert {"__riscv_mul", "__riscv_compressed"} <= found or cpu != "rv32imc"
+    assert not {"__riscv_flen", "__riscv_atomic"} & found
 
 
 def profile(**changes: str) -> bytes:
@@ -93,6 +118,7 @@ def profile(**changes: str) -> bytes:
         ("length = 0x2_0000", "length = 0", "length must be above 0"),
         ("line_bytes = 16", "line_bytes = 12", "power of two"),
         ("line_bytes = 16\n", "", "a cache needs line_bytes"),
+        ('flags = ["-O2"]', 'compiler = "tcc"', r"\[toolchain\]: unknown compiler 'tcc'; known: zig, gcc"),
         ("schema = 1", "schema = 9", "schema 9 is not supported"),
         ('cpu = "cortex-m3"\n', "", "missing key 'cpu'"),
     ],

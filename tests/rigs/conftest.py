@@ -24,6 +24,8 @@ PROFILES = {
     "cortex-m4": "cortex-m4-stm32l4r5",
     "cortex-m7": "cortex-m7-stm32f746",
     "cortex-m33": "cortex-m33-stm32u575",
+    "cortex-m55": "cortex-m55-an547",
+    "rv32imc": "esp32-c3",
 }
 
 
@@ -41,6 +43,35 @@ def emulator() -> None:
     absent = [p for p in ("ziglang", "unicorn", "capstone", "elftools") if importlib.util.find_spec(p) is None]
     if absent:
         pytest.skip(f"needs {', '.join(absent)}: pip install 'edgescale[mcu]'")
+
+
+@pytest.fixture
+def need() -> Callable[..., None]:
+    """Skip, with the reason, where a rig or the compiler of a target is not installed."""
+
+    def check(rig: str, compiler: str = "zig", target: Target | None = None) -> None:
+        from edgescale.rigs import get_rig, toolchain_gcc
+
+        hint = get_rig(rig).missing()
+        if hint is None and compiler == "zig" and importlib.util.find_spec("ziglang") is None:
+            hint = "pip install 'edgescale[mcu]'"
+        if hint is None and compiler == "gcc" and target is not None and target.toolchain is not None:
+            hint = toolchain_gcc.missing(target.toolchain)
+        if hint:
+            pytest.skip(f"{rig} with {compiler} needs: {hint}")
+
+    return check
+
+
+def with_compiler(target: Target, compiler: str) -> Target:
+    assert target.toolchain is not None
+    return dataclasses.replace(target, toolchain=dataclasses.replace(target.toolchain, compiler=compiler))
+
+
+@pytest.fixture
+def built_with() -> Callable[[Target, str], Target]:
+    """The target with another compiler."""
+    return with_compiler
 
 
 def load_artifact(folder: Path) -> Artifact:

@@ -148,6 +148,25 @@ def test_conditional_instructions_count_as_slots(
     assert figures["cycles"].value == 6
 
 
+@pytest.mark.parametrize("core", ["cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33"])
+def test_a_constant_read_in_an_it_block_does_not_change_the_program(
+    core: str,
+    variation: Callable[..., Artifact],
+    images: Dataset,
+    make_target: Callable[..., Target],
+    emulator: None,
+) -> None:
+    """LDREQ from flash, then EQ no longer holds: what follows in the next block runs whatever the IT block said.
+
+    The loop below counts r3 up ten times; were it skipped, the program would not end.
+    """
+    lines = ("movs r3, #0", "ldr r2, =0x08000000", "1: cmp r0, r0", "it eq", "ldreq r1, [r2]", "cmp r3, #200", "b 2f")
+    more = ("2: adds r3, #1", "cmp r3, #10", "bne 1b", "bx lr", ".ltorg")
+    program = assembly(variation, "\n".join((*lines, *more)))
+    figures = measure(program, make_target(core), images.head(1), instruction_limit=10_000).metrics
+    assert figures["instructions"].value == 2 + 10 * 8 + 1
+
+
 def test_flash_wait_states_slow_jumps_and_constants(
     variation: Callable[..., Artifact], images: Dataset, make_target: Callable[..., Target], emulator: None
 ) -> None:

@@ -96,8 +96,8 @@ def test_cached_build_is_whole_or_absent(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.fixture(scope="module")
 def memory_functions(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """firmware/boards/cortex_m/memory.c built for this machine under other names."""
-    source = firmware_root() / "boards" / "cortex_m" / "memory.c"
+    """firmware/boards/common/memory.c built for this machine under other names."""
+    source = firmware_root() / "boards" / "common" / "memory.c"
     out = tmp_path_factory.mktemp("memory") / "memory.so"
     names = [f"-D{name}=board_{name}" for name in ("memcpy", "memmove", "memset", "memcmp")]
     toolchain.build_shared([source], out, ["-fno-builtin", "-Wall", "-Wextra", "-Werror", *names])

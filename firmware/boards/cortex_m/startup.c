@@ -1,6 +1,6 @@
-/* Start-up of an Arm Cortex-M without any libc: vectors, FPU, .data, .bss, main.
+/* Start-up of an Arm Cortex-M without any libc: vectors, FPU and MVE, .data, .bss, main.
  *
- * Works for ARMv6-M, ARMv7-M and ARMv8-M. Symbols beginning with es_board_ come from link.ld. The
+ * Works for ARMv6-M, ARMv7-M, ARMv8-M and ARMv8.1-M. Symbols beginning with es_board_ come from link.ld. The
  * vector table holds the sixteen architectural entries; a board that uses interrupts replaces it. */
 #include <stdint.h>
 
@@ -15,8 +15,8 @@ int main(void);
 void Reset_Handler(void);
 void es_board_fault(void);
 
-/* A fault or an unexpected exception stops here, where a debugger finds it. */
-void es_board_fault(void)
+/* A fault or an unexpected exception stops here, where a debugger finds it. An application may define its own. */
+__attribute__((weak)) void es_board_fault(void)
 {
     for (;;) {
     }
@@ -24,9 +24,15 @@ void es_board_fault(void)
 
 void Reset_Handler(void)
 {
-#if defined(__ARM_FP)
-    /* CPACR: full access to CP10 and CP11, the FPU (Armv7-M ARM, B3.2.20). */
+#if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
+    /* CPACR: full access to CP10 and CP11, the FPU and MVE (Armv7-M ARM, B3.2.20; Armv8-M ARM, D1.2.13). */
     *(volatile uint32_t *)0xE000ED88u |= 0xFu << 20;
+    __asm volatile("dsb\n\tisb" ::: "memory");
+#endif
+#if defined(__ARM_FEATURE_MVE)
+    /* CCR.LOB: loops of the low-overhead-branch extension run without branching (Armv8-M ARM, D1.2.9). They
+     * compute the same without it, only slower. */
+    *(volatile uint32_t *)0xE000ED14u |= 1u << 19;
     __asm volatile("dsb\n\tisb" ::: "memory");
 #endif
     const uint32_t *source = &es_board_data_load;
