@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.files import write_whole
 from edgescale.core.model import Model, TensorSpec
+from edgescale.core.state import decode_states
 from edgescale.frontend.fingerprint import hash_model_bytes, is_tflite
 
 if TYPE_CHECKING:
@@ -167,12 +168,16 @@ def _upgrade(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 def model_from_ir(graph: onnx_ir.Model, name: str, sha256: str | None = None, *, where: str = "") -> Model:
     """Wrap an onnx_ir model with inferred static shapes at its edges as a `Model`.
 
+    Inputs and outputs that hold state (`core.state`) are not among the model's: whoever runs it feeds them back.
     `name` must be a C identifier; `sha256` is computed from the serialized graph where it is not given.
     Raises UnsupportedModelError for an input or output without a static shape.
     """
     quantized = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph)
-    inputs = tuple(_spec(v, where) for v in graph.graph.inputs if not v.is_initializer())
-    outputs = tuple(_spec(v, where) for v in graph.graph.outputs)
+    states = decode_states(graph.metadata_props, where or name)
+    fed = {state.input for state in states}
+    left = {state.output for state in states}
+    inputs = tuple(_spec(v, where) for v in graph.graph.inputs if not v.is_initializer() and v.name not in fed)
+    outputs = tuple(_spec(v, where) for v in graph.graph.outputs if v.name not in left)
     digest = sha256 or hashlib.sha256(serialize(graph)).hexdigest()
     return Model(c_identifier(name), graph, inputs, outputs, digest, quantized)
 

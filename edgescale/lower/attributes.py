@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgescale.lower.context import Context
-from edgescale.lower.registry import NodeError
+from edgescale.lower.errors import NodeError
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edgescale.lower.errors import NodeError
 from edgescale.lower.program import Array
-from edgescale.lower.registry import NodeError
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgescale.lower.constants import Constant
+from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import Shape, View, channels_last, permutation_between, stored_shape, view
 from edgescale.lower.program import Dequantize, DType, Layer, Reshape, Tensor, Transpose
-from edgescale.lower.registry import NodeError
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from edgescale.lower import ops_activation, ops_arithmetic, ops_conv, ops_dense, ops_pool, ops_shape, qdq
+from edgescale.lower import ops_activation, ops_arithmetic, ops_conv, ops_dense, ops_pool, ops_shape, ops_slice, qdq
 
-__all__ = ["ops_activation", "ops_arithmetic", "ops_conv", "ops_dense", "ops_pool", "ops_shape", "qdq"]
+__all__ = ["ops_activation", "ops_arithmetic", "ops_conv", "ops_dense", "ops_pool", "ops_shape", "ops_slice", "qdq"]

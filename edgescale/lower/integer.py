@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from edgescale.lower.errors import NodeError
 from edgescale.lower.fixedpoint import INT32_MAX, quantize_multiplier, requant
 from edgescale.lower.program import Clamp, Requant, Tensor
-from edgescale.lower.registry import NodeError
 
 ADD_LEFT_SHIFT = 20
 """Headroom of int8 Add: operands are widened by 20 bits before they are rescaled."""

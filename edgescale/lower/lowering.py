@@ -9,14 +9,17 @@ import numpy as np
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.core.model import PORTS_AS_GIVEN
+from edgescale.core.state import decode_states
 from edgescale.lower import handlers as _handlers  # noqa: F401  (fills the registry)
 from edgescale.lower.constants import Constant, fold
 from edgescale.lower.context import Context, Units, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import channels_last, stored_shape, view
 from edgescale.lower.passes import simplify
 from edgescale.lower.program import Port, Program
 from edgescale.lower.qdq import QDQ, fold_constant, units_of
-from edgescale.lower.registry import HANDLERS, NodeError, rule_of
+from edgescale.lower.registry import HANDLERS, rule_of
+from edgescale.lower.states import States
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -54,6 +57,7 @@ def operators() -> list[tuple[str, str]]:
 class _Lowering:
     def __init__(self, model: onnx_ir.Model, name: str) -> None:
         self.name = name
+        self.model = model
         self.graph = model.graph
         key, value = PORTS_AS_GIVEN
         self.as_given = model.metadata_props.get(key) == value
@@ -67,15 +71,17 @@ class _Lowering:
             raise UnsupportedModelError(f"{self.name}: rule: a model has an output; found none")
         self._find_needed()
         self._read_constants()
+        self.states = States(decode_states(self.model.metadata_props, self.name), self.graph)
         self._read_inputs()
         for node in self.graph:
             if id(node) in self.context.needed and id(node) not in self.context.done:
                 self._lower_node(node)
         outputs = self._outputs()
+        kept = self.states.finish(self.context, self._refuse) if not self.errors else ()
         if self.errors:
             raise UnsupportedModelError("\n".join(self.errors))
         program = Program(
-            self.name, self.context.tensors, tuple(self.inputs), tuple(outputs), tuple(self.context.layers)
+            self.name, self.context.tensors, tuple(self.inputs), tuple(outputs), tuple(self.context.layers), kept
         )
         return simplify(program)
 
@@ -147,7 +153,11 @@ class _Lowering:
                     continue
             tensor = self.context.tensor(name, stored_shape(shape, axes), units)
             self.context.values[name] = Value(tensor.name, view(shape, axes))
-            self.inputs.append(Port(name, tensor.name, shape, axes, dtype or "float32"))
+            port = Port(name, tensor.name, shape, axes, dtype or "float32")
+            if name in self.states.inputs:
+                self.states.inputs[name] = port
+            else:
+                self.inputs.append(port)
 
     def _input_units(self, value: onnx_ir.Value) -> Units | None:
         """Units of an integer input: those of the first DequantizeLinear it reaches through what moves elements."""
@@ -243,7 +253,7 @@ class _Lowering:
         ports = []
         for value in self.graph.outputs:
             name = str(value.name)
-            if name in self.unknown or self.errors:
+            if name in self.unknown or name in self.states.outputs or self.errors:
                 continue
             if name not in self.context.values:
                 self._refuse(f"output {name!r}: rule: outputs depend on an input; found a constant")
@@ -278,7 +288,7 @@ def _port_dtype(value: onnx_ir.Value) -> Literal["float32", "int8", "uint8"] | N
     return "float32" if value.dtype is None else known.get(value.dtype.name)
 
 
-_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split")
 _CHANNEL_OPERATORS = (
     "Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization",
 )  # fmt: skip

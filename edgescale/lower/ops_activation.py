@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from edgescale.lower.attributes import integer, normal_axis, real
 from edgescale.lower.context import Context, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import SOFTMAX_UNITS, activation_rescaling, clamp_of, rescaling, softmax_scaling
 from edgescale.lower.layout import View, view
 from edgescale.lower.program import Lut, Rescale, Softmax, Unary
-from edgescale.lower.registry import NodeError, handles
+from edgescale.lower.registry import handles
 from edgescale.lower.sink import activation_bounds, follow
 from edgescale.lower.tables import table_of
 

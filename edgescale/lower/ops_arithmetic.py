@@ -9,11 +9,12 @@ import numpy as np
 
 from edgescale.lower.constants import Constant, Real
 from edgescale.lower.context import Context, Units, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import add_rescaling, product_requant
 from edgescale.lower.layout import Shape, View, view
 from edgescale.lower.ops_conv import per_channel_affine
 from edgescale.lower.program import Add, Array, Mul
-from edgescale.lower.registry import NodeError, handles
+from edgescale.lower.registry import handles
 from edgescale.lower.sink import Sink, arithmetic, follow, per_channel
 
 if TYPE_CHECKING:

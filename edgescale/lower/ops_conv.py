@@ -9,9 +9,10 @@ import numpy as np
 
 from edgescale.lower.constants import Constant, Real
 from edgescale.lower.context import Context, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import View, channels_last, stored_shape, view
 from edgescale.lower.program import Array, Conv2D, DepthwiseConv2D
-from edgescale.lower.registry import NodeError, handles
+from edgescale.lower.registry import handles
 from edgescale.lower.sink import Sink, batch_normalization, follow
 from edgescale.lower.weights import Weighted, integer_weights, real_weights
 from edgescale.lower.windows import window_of

@@ -8,9 +8,10 @@ import numpy as np
 
 from edgescale.lower.constants import Constant
 from edgescale.lower.context import Context, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import View, view
 from edgescale.lower.program import FullyConnected
-from edgescale.lower.registry import NodeError, handles
+from edgescale.lower.registry import handles
 from edgescale.lower.sink import follow, per_channel
 from edgescale.lower.weights import integer_weights, real_weights
 

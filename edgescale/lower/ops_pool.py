@@ -8,10 +8,11 @@ import numpy as np
 
 from edgescale.lower.attributes import axes_of, flag
 from edgescale.lower.context import Context, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import mean_requant, rescaling
 from edgescale.lower.layout import channels_last, stored_shape, view
 from edgescale.lower.program import Mean, Pool2D
-from edgescale.lower.registry import NodeError, handles
+from edgescale.lower.registry import handles
 from edgescale.lower.sink import follow
 from edgescale.lower.windows import Window, window_of
 

@@ -10,10 +10,11 @@ import numpy as np
 from edgescale.lower.attributes import axes_of, integer, integers, normal_axis
 from edgescale.lower.constants import Constant
 from edgescale.lower.context import Context, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import rescaling
 from edgescale.lower.layout import View, channels_last, stored_shape, view
 from edgescale.lower.program import Concat, Pad
-from edgescale.lower.registry import NodeError, handles
+from edgescale.lower.registry import handles
 from edgescale.lower.sink import follow
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from edgescale.lower.program import (
     Quantize,
     Rescale,
     Reshape,
+    Slice,
     Tensor,
 )
 
@@ -37,7 +38,9 @@ def simplify(program: Program) -> Program:
         merge_clamps,
         fold_padding,
         merge_reshapes,
+        merge_slices,
         drop_unused,
+        delay_updates,
     )
     for step in passes:
         program = step(program)
@@ -46,20 +49,20 @@ def simplify(program: Program) -> Program:
 
 def drop_unused(program: Program) -> Program:
     """Remove layers and tensors that no output depends on; input ports stay."""
-    wanted = {port.tensor for port in program.outputs}
+    wanted = set(program.results)
     kept: list[Layer] = []
     for layer in reversed(program.layers):
         if layer.output in wanted:
             kept.append(layer)
             wanted.update(layer.inputs)
-    wanted.update(port.tensor for port in program.inputs)
+    wanted.update(program.sources)
     tensors = {name: tensor for name, tensor in program.tensors.items() if name in wanted}
     return dataclasses.replace(program, layers=tuple(reversed(kept)), tensors=tensors)
 
 
 def quantize_inputs(program: Program) -> Program:
     """A float32 input that is only quantized, and always alike, becomes an int8 input: who calls quantizes."""
-    outputs = {port.tensor for port in program.outputs}
+    outputs = set(program.results)
     tensors = dict(program.tensors)
     renamed: dict[str, str] = {}
     for port in program.inputs:
@@ -122,7 +125,7 @@ def merge_reshapes(program: Program) -> Program:
     """Reshape of a Reshape reads the first one's input; one that changes nothing disappears."""
     sources: dict[str, str] = {}
     renamed: dict[str, str] = {}
-    outputs = {port.tensor for port in program.outputs}
+    outputs = set(program.results)
     layers: list[Layer] = []
     for layer in program.layers:
         if isinstance(layer, Reshape):
@@ -137,6 +140,48 @@ def merge_reshapes(program: Program) -> Program:
             sources[layer.output] = source
             layer = dataclasses.replace(layer, inputs=(source,))
         layers.append(dataclasses.replace(layer, inputs=tuple(renamed.get(name, name) for name in layer.inputs)))
+    return dataclasses.replace(program, layers=tuple(layers))
+
+
+def merge_slices(program: Program) -> Program:
+    """A Slice of a Slice that nobody else reads is one Slice."""
+    readers = _reader_counts(program)
+    slices = {layer.output: layer for layer in program.layers if isinstance(layer, Slice)}
+    layers: list[Layer] = []
+    for layer in program.layers:
+        front = slices.get(layer.inputs[0]) if isinstance(layer, Slice) else None
+        if isinstance(layer, Slice) and front is not None and readers[front.output] == 1:
+            layer = dataclasses.replace(
+                layer,
+                inputs=front.inputs,
+                nodes=(*front.nodes, *layer.nodes),
+                begin=tuple(a + b * s for a, b, s in zip(front.begin, layer.begin, front.step, strict=True)),
+                step=tuple(a * b for a, b in zip(front.step, layer.step, strict=True)),
+            )
+            slices[layer.output] = layer
+        layers.append(layer)
+    return dataclasses.replace(program, layers=tuple(layers))
+
+
+def delay_updates(program: Program) -> Program:
+    """A Slice that only makes a state's next value runs once its input is read by all others.
+
+    Back ends may then let it overwrite its input: a shift in place.
+    """
+    readers = _reader_counts(program)
+    layers = list(program.layers)
+    for state in program.states:
+        index = next((i for i, layer in enumerate(layers) if layer.output == state.output), None)
+        if index is None or not isinstance(layers[index], Slice) or readers[state.output] != 1:
+            continue
+        update = layers[index]
+        parts, last = {update.inputs[0]}, index
+        for i, layer in enumerate(layers):
+            if parts & set(layer.inputs):
+                last = max(last, i)
+                if isinstance(layer, (Reshape, Slice)):
+                    parts.add(layer.output)
+        layers.insert(last, layers.pop(index))
     return dataclasses.replace(program, layers=tuple(layers))
 
 
@@ -161,7 +206,7 @@ def _pads_zeros(tensor: Tensor, pad: Pad) -> bool:
 def _reader_counts(program: Program) -> dict[str, int]:
     """How often each tensor is read; being an output counts."""
     counts = dict.fromkeys(program.tensors, 0)
-    for name in [name for layer in program.layers for name in layer.inputs] + [p.tensor for p in program.outputs]:
+    for name in [name for layer in program.layers for name in layer.inputs] + list(program.results):
         counts[name] += 1
     return counts
 
@@ -176,4 +221,7 @@ def _rename(program: Program, renamed: dict[str, str]) -> Program:
         if layer.output not in renamed
     ]
     outputs = tuple(dataclasses.replace(port, tensor=renamed.get(port.tensor, port.tensor)) for port in program.outputs)
-    return dataclasses.replace(program, layers=tuple(layers), outputs=outputs)
+    states = tuple(
+        dataclasses.replace(state, output=renamed.get(state.output, state.output)) for state in program.states
+    )
+    return dataclasses.replace(program, layers=tuple(layers), outputs=outputs, states=states)

@@ -270,10 +270,36 @@ class Transpose(Layer):
 
 
 @dataclass(frozen=True)
+class Slice(Layer):
+    """Every `step`-th element from `begin` on along each stored axis, as many as the output's shape has.
+
+    One of the whole input is a copy that is wanted as such: a state must not share bytes with what it came from.
+    """
+
+    begin: tuple[int, ...]
+    step: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a program keeps from one run to the next: tensor `input` holds what `output` held after the last one.
+
+    Both have one shape, dtype and units. `initial`: what `input` holds at the start and after a reset, stored,
+    of the tensor's shape. `output` is made by a layer and is no other state's; where it is `input` itself, the
+    state never changes.
+    """
+
+    name: str
+    input: str
+    output: str
+    initial: Array
+
+
+@dataclass(frozen=True)
 class Program:
     """Layers in execution order over named tensors.
 
-    Every tensor is a graph input or the output of exactly one layer.
+    Every tensor is a graph input, a state's input or the output of exactly one layer.
     """
 
     name: str
@@ -281,6 +307,17 @@ class Program:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     layers: tuple[Layer, ...]
+    states: tuple[State, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Tensors that are there before the first layer runs: inputs, then states."""
+        return (*(port.tensor for port in self.inputs), *(state.input for state in self.states))
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Tensors that are needed after the last layer: outputs, then states."""
+        return (*(port.tensor for port in self.outputs), *(state.output for state in self.states))
 
 
 def macs(program: Program, layer: Layer) -> int:

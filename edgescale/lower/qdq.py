@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from edgescale.lower.constants import Constant, Real, along_axis
 from edgescale.lower.context import Context, Units, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import rescaling
 from edgescale.lower.program import Array, Quantize, Rescale, Reshape
-from edgescale.lower.registry import NodeError, handles
+from edgescale.lower.registry import handles
 
 if TYPE_CHECKING:
     import onnx_ir

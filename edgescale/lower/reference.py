@@ -32,6 +32,7 @@ from edgescale.lower.program import (
     Quantize,
     Rescale,
     Reshape,
+    Slice,
     Softmax,
     Tensor,
     Transpose,
@@ -63,6 +64,14 @@ def _reshape(layer: Reshape, inputs: list[Array], tensors: list[Tensor], out: Te
     return inputs[0].reshape(inputs[0].shape[0], *out.shape[1:])
 
 
+def _slice(layer: Slice, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> Array:
+    parts = [
+        slice(begin, begin + (size - 1) * step + 1, step)
+        for begin, size, step in zip(layer.begin[1:], out.shape[1:], layer.step[1:], strict=True)
+    ]
+    return np.ascontiguousarray(inputs[0][(slice(None), *parts)])
+
+
 def _transpose(layer: Transpose, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> Array:
     return np.ascontiguousarray(inputs[0].transpose(layer.permutation))
 
@@ -85,6 +94,7 @@ KERNELS: dict[type[Layer], Kernel] = {
     Pad: _pad,
     Reshape: _reshape,
     Transpose: _transpose,
+    Slice: _slice,
 }
 
 
@@ -94,14 +104,44 @@ def run_layer(program: Program, layer: Layer, inputs: list[Array]) -> Array:
     return KERNELS[type(layer)](layer, inputs, tensors, program.tensors[layer.output])
 
 
+def reset(program: Program) -> dict[str, Array]:
+    """What a program's states hold before the first run: input tensor -> stored [1, *shape[1:]]."""
+    return {state.input: state.initial.copy() for state in program.states}
+
+
+def run_stream(
+    program: Program,
+    inputs: Mapping[str, Array],
+    state: dict[str, Array] | None = None,
+    keep: Collection[str] | None = None,
+) -> dict[str, Array]:
+    """Execute `program` on n consecutive samples, carrying its states from each to the next.
+
+    inputs, keep, returned: as `run`. state: what `reset` returned, or an earlier call left in it; it is updated
+    to what the last sample leaves. Without it the stream starts from a reset.
+    """
+    count = _check_inputs(program, inputs)
+    wanted = {port.tensor for port in program.outputs} | set(keep or ())
+    held = reset(program) if state is None else state
+    rows: list[dict[str, Array]] = []
+    for index in range(count):
+        part = {port.tensor: inputs[port.tensor][index : index + 1] for port in program.inputs}
+        made = _run_slice(program, part | held, {*wanted, *program.results})
+        held.update({kept.input: made[kept.output] for kept in program.states})
+        rows.append({name: made[name] for name in wanted})
+    return {name: np.concatenate([row[name] for row in rows]) for name in wanted}
+
+
 def run(program: Program, inputs: Mapping[str, Array], keep: Collection[str] | None = None) -> dict[str, Array]:
-    """Execute `program` on n samples.
+    """Execute `program` on n samples; where it has states they are one stream, in order from a reset.
 
     inputs: tensor name of each input port -> stored array [n, *shape[1:]] of the tensor's dtype.
     Returns the output tensors and those named in `keep` (`program.tensors` keeps all), each
     [n, *shape[1:]]; everything else is freed as soon as its last reader has run.
     Raises UsageError for a missing input, a wrong shape or a wrong dtype.
     """
+    if program.states:
+        return run_stream(program, inputs, keep=keep)
     count = _check_inputs(program, inputs)
     wanted = {port.tensor for port in program.outputs} | set(keep or ())
     step = _slice_samples(program)

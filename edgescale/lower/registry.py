@@ -17,15 +17,6 @@ HANDLERS: dict[str, Handler] = {}
 """ONNX operator -> handler(context, node), which adds layers and binds the node's outputs."""
 
 
-class NodeError(Exception):
-    """A handler declines a node: `found` is the offending value, `rule` overrides the handler's docstring."""
-
-    def __init__(self, found: str, rule: str | None = None) -> None:
-        super().__init__(found)
-        self.found = found
-        self.rule = rule
-
-
 def handles(*operators: str) -> Callable[[Handler], Handler]:
     """Register a handler for ONNX operators of the default domain."""
 

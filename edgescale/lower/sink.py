@@ -10,11 +10,11 @@ import numpy as np
 
 from edgescale.lower.constants import Constant, Real
 from edgescale.lower.context import Context, Units, Value
+from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import clamp_of
 from edgescale.lower.layout import Shape, View
 from edgescale.lower.program import Clamp, Tensor
 from edgescale.lower.qdq import units_of
-from edgescale.lower.registry import NodeError
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from edgescale.lower.constants import Constant, Real
 from edgescale.lower.context import Units
+from edgescale.lower.errors import NodeError
 from edgescale.lower.fixedpoint import requant
 from edgescale.lower.program import Array, Requant
-from edgescale.lower.registry import NodeError
 from edgescale.lower.sink import Affine
 
 INT32_LIMIT = 2**31 - 1

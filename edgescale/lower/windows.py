@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgescale.lower.errors import NodeError
 from edgescale.lower.program import Padding, Pair
-from edgescale.lower.registry import NodeError
 
 if TYPE_CHECKING:
     import onnx_ir

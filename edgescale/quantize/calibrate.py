@@ -12,6 +12,7 @@ from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.model import Model
 from edgescale.core.progress import Progress, track
+from edgescale.core.state import decode_states
 from edgescale.quantize.histogram import Histogram
 
 
@@ -47,6 +48,11 @@ def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progre
 def _single_input(model: Model, data: Dataset) -> str:
     if len(model.inputs) != 1:
         raise UsageError(f"{model.name} has {len(model.inputs)} inputs; calibration needs a model of one")
+    if decode_states(model.ir.metadata_props, model.name):
+        raise UsageError(
+            f"{model.name} keeps state between inferences; calibration is of models without. Quantize it where it was "
+            "trained, and give the quantized file"
+        )
     spec = model.inputs[0]
     if data.x.shape[1:] != spec.shape[1:] or data.x.dtype.name != spec.dtype:
         raise UsageError(

@@ -11,9 +11,11 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edgescale.core.errors import MissingDependencyError, UnsupportedModelError, UsageError
+from edgescale.core.state import decode_states
+from edgescale.runtime.stream import StreamSession
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -71,6 +73,7 @@ def saturating_int8() -> bool:
 def open_session(model_path: Path, options: SessionConfig, *, profile_prefix: Path | None = None) -> InferenceSession:
     """An ONNX Runtime CPU session of the model with an artifact's options.
 
+    A model with state (`core.state`) comes as a `StreamSession`: each run continues where the last one ended.
     profile_prefix: record a per-node profile into files beginning with it. Raises UnsupportedModelError
     where ONNX Runtime refuses the model, UsageError where the file is missing or an option is wrong.
     """
@@ -83,9 +86,11 @@ def open_session(model_path: Path, options: SessionConfig, *, profile_prefix: Pa
         settings.enable_profiling = True
         settings.profile_file_prefix = str(profile_prefix)
     try:
-        return ort.InferenceSession(str(model_path), settings, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(model_path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a family of its own without a common base
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModelError(
             f"{model_path.name}: ONNX Runtime {ort.__version__} refuses it: {lines[0]}"
         ) from None
+    states = decode_states(session.get_modelmeta().custom_metadata_map, model_path.name)
+    return cast("InferenceSession", StreamSession(session, states)) if states else session

@@ -251,7 +251,7 @@ def test_four_bit_weights(tmp_path: Path) -> None:
 def test_all_refusals_come_in_one_error(tmp_path: Path) -> None:
     writer = files.Writer()
     x = writer.tensor((1, 4), name="x")
-    handle = writer.operator("VAR_HANDLE", [], writer.tensor((1,), kind="RESOURCE", name="memory"))
+    handle = writer.operator("SVDF", [], writer.tensor((1,), kind="RESOURCE", name="memory"))
     a = writer.operator("CUSTOM", [x], writer.tensor((1, 4), name="block/mystery;block/other"))
     b = writer.operator("ADD", [a, a], writer.tensor((1, 4), name="sum"), "AddOptions")
     c = writer.operator("COS", [b], writer.tensor((1, 4), name="cosine"))
@@ -260,7 +260,7 @@ def test_all_refusals_come_in_one_error(tmp_path: Path) -> None:
     f = writer.operator("ADD", [x, x], writer.tensor((1, 4), name="tanh"), "AddOptions", fusedActivationFunction=4)
     lines = refusal(writer.data([x], [c, d, e, f]), tmp_path).splitlines()
     assert [line.split("operator ")[1].split(":")[0] for line in lines] == [
-        "'memory' (VAR_HANDLE)", "'block/mystery' (CUSTOM Mystery)", "'cosine' (COS)", "'odd' (RELU)",
+        "'memory' (SVDF)", "'block/mystery' (CUSTOM Mystery)", "'cosine' (COS)", "'odd' (RELU)",
         "'mirror' (MIRROR_PAD)", "'tanh' (ADD)",
     ]  # fmt: skip
     assert "state from one inference to the next" in lines[0]

@@ -12,6 +12,7 @@ and the form that ONNX Runtime fuses on every processor.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -41,6 +42,17 @@ class Refusal(Exception):  # noqa: N818  (what is raised is a verdict)
         super().__init__(f"rule: {rule}; found {found}")
 
 
+@dataclass
+class Variable:
+    """A variable that is read or assigned. read: the tensor of its first READ_VARIABLE before any ASSIGN_VARIABLE,
+    None where there is none; port: the ONNX input that holds it; assigned: the tensor it holds now, None while it
+    holds what the last inference left."""
+
+    read: int | None = None
+    port: str = ""
+    assigned: int | None = None
+
+
 class Graph:
     """Nodes and constants so far. `name` is the label of the operator being translated."""
 
@@ -49,6 +61,9 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.operator = ""
+        self.handles: dict[int, str] = {}
+        """Resource tensor -> variable."""
+        self.variables: dict[str, Variable] = {}
         self._used: set[str] = set()
         self._labels: set[str] = set()
         self._values: dict[tuple[int, Layout, bool], str] = {}

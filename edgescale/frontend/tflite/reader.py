@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +24,7 @@ Array = npt.NDArray[np.generic]
 
 SCHEMA_VERSION = 3
 MOST_ELEMENTS = 2**31 - 1
+_WITHOUT_OUTPUT = ("CALL_ONCE", "ASSIGN_VARIABLE")
 _MOST_AXES = 8
 
 # What flatbuffers, struct and NumPy raise for offsets and lengths that lead out of the file.
@@ -83,16 +84,20 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Mapping[str, float] = field(default_factory=dict)
+    variable: str = ""
+    """The variable that a VAR_HANDLE names."""
 
 
 @dataclass(frozen=True)
 class File:
-    """The main graph of a file."""
+    """The main graph of a file, or one that it calls."""
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    called: Mapping[int, File] = field(default_factory=dict)
+    """Graphs that CALL_ONCE operators run before the first inference, by their number in the file."""
 
 
 def schema_classes() -> ModuleType:
@@ -148,8 +153,19 @@ class _Reader:
             raise UnsupportedModelError(f"{self.where} holds no graph")
         with self.damage("its operator codes"):
             codes = [self.code(model.OperatorCodes(i)) for i in range(self.count(model.OperatorCodesLength(), 4))]
+        main = self.graph(model, 0, codes)
+        called: dict[int, File] = {}
+        for step in main.operators:
+            number = int(step.options.get("InitSubgraphIndex", 0))
+            if step.kind == "CALL_ONCE" and number not in called:
+                if not 0 < number < graphs:
+                    raise self.fail(f"operator {step.index} (CALL_ONCE) refers to graph {number} of {graphs}")
+                called[number] = self.graph(model, number, codes)
+        return replace(main, called=called)
+
+    def graph(self, model: Any, number: int, codes: list[str]) -> File:
         with self.damage("its graph"):
-            graph = model.Subgraphs(0)
+            graph = model.Subgraphs(number)
             tensor_count = self.count(graph.TensorsLength(), 4)
             operator_count = self.count(graph.OperatorsLength(), 4)
             inputs, outputs = self.indices(graph, "Inputs"), self.indices(graph, "Outputs")
@@ -262,9 +278,20 @@ class _Reader:
             kind = codes[int(entry.OpcodeIndex())]
             inputs, outputs = self.indices(entry, "Inputs"), self.indices(entry, "Outputs")
             options = self.options(entry, kind)
-        if not outputs:
+            variable = self.variable(entry) if kind == "VAR_HANDLE" else ""
+        if not outputs and kind not in _WITHOUT_OUTPUT:
             raise self.fail(f"operator {index} ({kind}) has no output")
-        return Operator(index, kind, inputs, outputs, options)
+        return Operator(index, kind, inputs, outputs, options, variable)
+
+    def variable(self, entry: Any) -> str:
+        """Shared name of a VAR_HANDLE, behind its container where it has one."""
+        table = entry.BuiltinOptions()
+        if table is None or self.unions.get(int(entry.BuiltinOptionsType())) != "VarHandleOptions":
+            return ""
+        made = self.schema.VarHandleOptions()
+        made.Init(table.Bytes, table.Pos)
+        parts = [(part or b"").decode("utf-8", "replace") for part in (made.Container(), made.SharedName())]
+        return "/".join(part for part in parts if part)
 
     def options(self, entry: Any, kind: str) -> dict[str, float]:
         """The scalar options of an operator that `OPTIONS` lists; the schema's defaults where the file has none."""

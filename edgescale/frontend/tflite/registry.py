@@ -19,11 +19,11 @@ HANDLERS: dict[str, Handler] = {}
 """Operator -> handler, which appends nodes and binds the operator's output. Its docstring is the rule users read."""
 
 STATE = frozenset(
-    {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE", "SVDF", "LSTM", "RNN"}
+    {"SVDF", "LSTM", "RNN"}
     | {"UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM"}
     | {"BIDIRECTIONAL_SEQUENCE_RNN", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT", "HASHTABLE_SIZE"}
 )
-"""Operators that remember something from one inference to the next."""
+"""Operators that remember something from one inference to the next in a form that is not read."""
 
 
 def handles(*kinds: str) -> Callable[[Handler], Handler]:

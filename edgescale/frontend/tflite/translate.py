@@ -10,14 +10,15 @@ from onnx import helper
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.core.model import PORTS_AS_GIVEN
-from edgescale.frontend.tflite import elementwise, movement, reductions, weighted
+from edgescale.core.state import encode_states
+from edgescale.frontend.tflite import elementwise, movement, reductions, slices, variables, weighted
 from edgescale.frontend.tflite.graph import ELEMENTS, Graph, Refusal
 from edgescale.frontend.tflite.reader import File, Operator, Tensor, read
 from edgescale.frontend.tflite.registry import HANDLERS, STATE, rule_of
 
 OPSET, IR_VERSION = 21, 10
 
-_ROOMS = (elementwise, movement, reductions, weighted)  # importing them fills HANDLERS
+_ROOMS = (elementwise, movement, reductions, slices, variables, weighted)  # importing them fills HANDLERS
 
 
 def operators() -> list[tuple[str, str]]:
@@ -30,7 +31,8 @@ def translate(data: bytes, where: str) -> onnx.ModelProto:
 
     Inputs and outputs keep name, shape (an open batch is 1) and dtype; other tensors and the operators are named
     after the file's tensors. Quantized tensors become Q/DQ pairs with the file's integers, scales and
-    zero-points, 8-bit weights of float operators are dequantized.
+    zero-points, 8-bit weights of float operators are dequantized. A variable becomes an input and an output
+    more, which the metadata pair up (`core.state`).
 
     Raises UnsupportedModelError: one sentence for a damaged file, one line an operator that is not supported;
     MissingDependencyError without the extra `tflite`.
@@ -45,17 +47,18 @@ def translate(data: bytes, where: str) -> onnx.ModelProto:
     if problems:
         raise UnsupportedModelError("\n".join(f"{where}: {problem}" for problem in problems))
     _outputs(file, graph, where)
+    states = variables.finish_states(graph)
     made = helper.make_graph(
         graph.nodes,
         "tflite",
-        [_port(graph, index) for index in file.inputs],
-        [_port(graph, index) for index in file.outputs],
+        [*(_port(graph, index) for index in file.inputs), *(variables.port(state, state.input) for state in states)],
+        [*(_port(graph, index) for index in file.outputs), *(variables.port(state, state.output) for state in states)],
         graph.constants,
     )
     model = helper.make_model(
         made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgescale"
     )
-    helper.set_model_props(model, dict([PORTS_AS_GIVEN]))
+    helper.set_model_props(model, dict([PORTS_AS_GIVEN]) | encode_states(states))
     return model
 
 
@@ -100,7 +103,7 @@ def _operators(file: File, graph: Graph) -> list[str]:
     unknown: set[int] = set()
     names: set[str] = set()
     for op in file.operators:
-        name = graph.readable(op.outputs[0])
+        name = graph.readable(op.outputs[0]) if op.outputs else f"{op.kind}_{op.index}"
         graph.operator = name
         count = 0
         while graph.operator in names:
