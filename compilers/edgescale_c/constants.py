@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Table = npt.NDArray[np.generic]
 
-_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float", "uint8": "uint8_t"}
+_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float", "uint8": "uint8_t", "uint32": "uint32_t"}
 
 
 def float_literal(value: float) -> str:
@@ -28,6 +29,9 @@ def float_literal(value: float) -> str:
 def int_literal(value: int) -> str:
     """A C constant of type int32_t; the least one cannot be written as a plain literal."""
     return "(-2147483647 - 1)" if value == -(2**31) else str(value)
+
+
+_LITERALS: dict[str, Callable[[Any], str]] = {"float32": float_literal, "uint32": lambda word: f"0x{word:x}u"}
 
 
 @dataclass
@@ -53,7 +57,7 @@ class ConstantPool:
             return self._names[key]
         self._names[key] = name
         self._bytes += flat.nbytes
-        items = map(float_literal, flat.tolist()) if kind == "float32" else map(int_literal, flat.tolist())
+        items = map(_LITERALS.get(kind, int_literal), flat.tolist())
         self._definitions.append(f"static const {_C_TYPES[kind]} {name}[{flat.size}] = {{\n{_wrapped(items)}\n}};\n")
         return name
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.lower.program import Clamp, Layer, Program, Requant, Tensor
 from edgescale_c import requant
 from edgescale_c.constants import ConstantPool, Table, float_literal
+from edgescale_c.kernels import SCALAR, Choice
+from edgescale_c.liveness import scratch_name
 from edgescale_c.planner import Plan
 
 C_TYPES = {"int8": "int8_t", "float32": "float"}
@@ -38,6 +41,10 @@ class Scope:
     layer: Layer
     prefix: str
     """Of the layer's constants."""
+    choice: Choice = SCALAR
+    """The layer's kernel."""
+    index: int = 0
+    """Of the layer in the program."""
 
     @property
     def where(self) -> str:
@@ -76,6 +83,12 @@ class Scope:
     def _address(self, tensor: Tensor, qualifier: str) -> str:
         place = f"&es_{self.symbol}_arena[{self.plan.offset(tensor.name)}]"
         return f"({qualifier}{C_TYPES[tensor.dtype]} *)({qualifier}void *){place}"
+
+    def scratch(self, kind: str) -> str:
+        """C expression: address of the layer's scratch as a pointer to `kind`; NULL where it has none."""
+        if not self.choice.scratch:
+            return "NULL"
+        return f"({kind} *)(void *)&es_{self.symbol}_arena[{self.plan.offset(scratch_name(self.index))}]"
 
     def shares_bytes(self, index: int) -> bool:
         """Whether the plan lets the output overlap an input."""
@@ -137,6 +150,11 @@ class Registry:
 REGISTRY = Registry()
 
 
-def wrap_int32(values: Table) -> Table:
+def wrap_int32(values: Table) -> npt.NDArray[np.int32]:
     """int64 sums reduced modulo 2^32, as the kernels' unsigned accumulators are."""
     return values.astype(np.uint64).astype(np.uint32).view(np.int32)
+
+
+def folded_bias(scope: Scope, rows: Table, bias: Table) -> npt.NDArray[np.int32]:
+    """Bias with the input's zero-point taken off every tap of weights [O, taps]: bias - zero_point * sum of weights."""
+    return wrap_int32(bias.astype(np.int64) - scope.source().zero_point * rows.astype(np.int64).sum(axis=1))

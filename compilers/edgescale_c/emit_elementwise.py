@@ -14,6 +14,7 @@ from edgescale.lower.program import (
     Softmax,
     Unary,
 )
+from edgescale_c import emit_dsp, emit_mve
 from edgescale_c.constants import Table, float_literal, int_literal
 from edgescale_c.emission import C_TYPES, REGISTRY, LayerCode, Scope
 from edgescale_c.requant import rescaled_bound
@@ -68,6 +69,9 @@ def add(scope: Scope, layer: Add) -> LayerCode:
         clamp = scope.clamp_f32(layer.clamp)
         call = f"es_add_f32({operands}, {rows}, {channels}, {kind}, {sign}.0f, {clamp});"
         return LayerCode((call,), "add_f32", _F32)
+    if scope.choice.name:
+        emit = emit_mve.add if scope.choice.family == "mve" else emit_dsp.add
+        return emit(scope, layer)
     if layer.rescale is None:
         raise scope.refuse("int8 needs a rescaling of its operands, found none")
     spans = [_span(zero) << layer.left_shift for zero in (scope.source().zero_point, zero_point)]

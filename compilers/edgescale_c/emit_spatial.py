@@ -35,14 +35,15 @@ def pool2d(scope: Scope, layer: Pool2D) -> LayerCode:
         return LayerCode((geometry, f"es_max_pool_s8({data}, {low}, {high});"), "max_pool_s8", ("es_pool_s8.h",))
     if math.prod(layer.kernel) >= 2**23:
         raise scope.refuse(f"average pooling takes windows below 2^23 pixels, found {math.prod(layer.kernel)}")
+    family = f"_{scope.choice.family}" if scope.choice.name else ""
     flags = f"{scope.source().zero_point}, {int(layer.count_padding)}, {int(layer.requant is not None)}"
     body = (
         geometry,
         f"const es_avg_pool_options p = {{{flags}}};",
         scope.requant(layer.requant or _UNIT, 255, layer.clamp),
-        f"es_avg_pool_s8({data}, &p, &q);",
+        f"es_avg_pool{family}_s8({data}, &p, &q);",
     )
-    return LayerCode(body, "avg_pool_s8", ("es_pool_s8.h",))
+    return LayerCode(body, scope.choice.name or "avg_pool_s8", (f"es_pool{family}_s8.h",))
 
 
 @REGISTRY.register(Mean)
@@ -56,11 +57,12 @@ def mean(scope: Scope, layer: Mean) -> LayerCode:
     if pixels >= 2**23:
         raise scope.refuse(f"mean takes fewer than 2^23 pixels, found {pixels}")
     zero_point = scope.source().zero_point
+    family = f"_{scope.choice.family}" if scope.choice.name else ""
     body = (
         scope.requant(layer.requant, 255 * pixels, layer.clamp),
-        f"es_mean_s8({data}, {zero_point}, &q);",
+        f"es_mean{family}_s8({data}, {zero_point}, &q);",
     )
-    return LayerCode(body, "mean_s8", ("es_pool_s8.h",))
+    return LayerCode(body, scope.choice.name or "mean_s8", (f"es_pool{family}_s8.h",))
 
 
 @REGISTRY.register(Concat)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgescale.lower.program import Conv2D, DepthwiseConv2D, FullyConnected
+from edgescale_c import emit_dsp, emit_mve
 from edgescale_c.constants import Table
-from edgescale_c.emission import REGISTRY, LayerCode, Scope, wrap_int32
+from edgescale_c.emission import REGISTRY, LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window, window
 from edgescale_c.requant import accumulator_bounds
 
@@ -25,11 +24,6 @@ def _bound(scope: Scope, rows: Table, bias: Table) -> int:
     if bound >= 2**31:
         raise scope.refuse(f"accumulators must stay below 2^31, this layer may reach {bound}")
     return bound
-
-
-def _folded(scope: Scope, rows: Table, bias: Table) -> Table:
-    """Bias with the input's zero-point taken off every tap: bias - zero_point * sum of weights."""
-    return wrap_int32(bias.astype(np.int64) - scope.source().zero_point * rows.astype(np.int64).sum(axis=1))
 
 
 def _padding_bytes(geometry: Window) -> int:
@@ -53,7 +47,7 @@ def _convolution(
         return LayerCode(body, f"{kernel}_f32", ("es_conv2d_f32.h",))
     bound = _bound(scope, rows, layer.bias)
     weights = scope.constant("weights", layer.weights)
-    bias = scope.constant("bias", _folded(scope, rows, layer.bias))
+    bias = scope.constant("bias", folded_bias(scope, rows, layer.bias))
     padding = scope.pool.fill(f"es_{scope.symbol}", scope.source().zero_point, _padding_bytes(geometry))
     body = (
         f"const es_window g = {{{geometry.initialiser()}}};",
@@ -75,6 +69,9 @@ def conv2d(scope: Scope, layer: Conv2D) -> LayerCode:
             f"{geometry.in_c} input and {geometry.out_c} output channels"
         )
     _check(scope, layer.weights, layer.bias, channels)
+    if scope.choice.name:
+        emit = emit_mve.conv2d if scope.choice.family == "mve" else emit_dsp.conv2d
+        return emit(scope, layer, geometry)
     return _convolution(scope, layer, geometry, layer.weights.reshape(channels, height * width * depth), "conv2d")
 
 
@@ -89,6 +86,9 @@ def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
             f"{geometry.in_c} input and {geometry.out_c} output channels"
         )
     _check(scope, layer.weights, layer.bias, channels)
+    if scope.choice.name:
+        emit = emit_mve.depthwise_conv2d if scope.choice.family == "mve" else emit_dsp.depthwise_conv2d
+        return emit(scope, layer)
     rows = layer.weights.reshape(height * width, channels).T
     return _convolution(scope, layer, geometry, rows, "depthwise")
 
@@ -104,6 +104,9 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
             f"and an output of {list(scope.out.shape)}"
         )
     _check(scope, layer.weights, layer.bias, outputs)
+    if scope.choice.name:
+        emit = emit_mve.fully_connected if scope.choice.family == "mve" else emit_dsp.fully_connected
+        return emit(scope, layer)
     shape = f"{rows}, {inputs}, {outputs}"
     if scope.is_float:
         weights, bias = scope.constant("weights", layer.weights), scope.constant("bias", layer.bias)
@@ -114,7 +117,7 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
         return LayerCode(body, "fully_connected_f32", ("es_conv2d_f32.h",))
     bound = _bound(scope, layer.weights, layer.bias)
     weights = scope.constant("weights", layer.weights)
-    bias = scope.constant("bias", _folded(scope, layer.weights, layer.bias))
+    bias = scope.constant("bias", folded_bias(scope, layer.weights, layer.bias))
     body = (
         scope.requant(layer.requant, bound, layer.clamp),
         f"es_fully_connected_s8({scope.read()}, {scope.write()}, {shape}, {weights}, {bias}, &q);",

@@ -23,10 +23,14 @@ def families(root: Path) -> list[str]:
 
 
 def include_directories(root: Path, family: str) -> tuple[Path, ...]:
-    """Folders to search for headers, the family's first. Raises UsageError for an unknown family."""
+    """Folders to search for headers: the family's, then the scalar one, which every family builds on.
+
+    Raises UsageError for an unknown family.
+    """
     if family not in families(root):
         raise UsageError(f"kernel family {family!r} does not exist; known: {', '.join(families(root))}")
-    return root / "kernels" / family, root / "include" / "edgescale"
+    kernels = dict.fromkeys((root / "kernels" / family, root / "kernels" / "scalar"))
+    return (*kernels, root / "include" / "edgescale")
 
 
 def needed_headers(text: str, root: Path, family: str) -> dict[str, str]:

@@ -35,31 +35,43 @@ from edgescale.lower.program import (
     Unary,
 )
 from edgescale_c.geometry import Window, window
+from edgescale_c.kernels import Order
 
 _BLOCK = 2
 """Most pixels that the convolution kernels finish at once (ES_TILE_PIXELS)."""
 
+_DSP_BLOCK = 4
+"""Pixels that the dsp convolution reads, then writes."""
+
 _FAR = np.int64(2**62)
 
 
-def distance(program: Program, layer: Layer, buffer_inputs: tuple[int, ...]) -> int | None:
+def distance(program: Program, layer: Layer, buffer_inputs: tuple[int, ...], order: Order = "scalar") -> int | None:
     """Bytes by which the output must start below the operands `buffer_inputs`, which share one buffer.
+
+    order: that of the kernel chosen for the layer.
 
     Not negative; None where the two must not share a byte (it may also exceed the output's size, which
     means the same).
     """
     worst = 0
     for operand in buffer_inputs:
-        found = _operand_distance(program, layer, operand)
+        found = _operand_distance(program, layer, operand, order)
         if found is None:
             return None
         worst = max(worst, found)
     return worst
 
 
-def _operand_distance(program: Program, layer: Layer, operand: int) -> int | None:
+def _operand_distance(program: Program, layer: Layer, operand: int, order: Order) -> int | None:
     source, out = program.tensors[layer.inputs[operand]], program.tensors[layer.output]
     item_in, item_out = ITEM_BYTES[source.dtype], ITEM_BYTES[out.dtype]
+    if order == "plane":
+        return None  # the same place or another one: liveness.py decides
+    if order == "blocks":
+        return _blocks(window(program, layer))
+    if order == "dense":
+        return _dense_rows(source.size, out.size, source.size // _row_length(layer))
     if isinstance(layer, (Lut, Unary, Rescale, Softmax, Quantize, Dequantize)):
         return _upwards(source.size, item_in, item_out)
     if isinstance(layer, (Add, Mul)):
@@ -68,9 +80,8 @@ def _operand_distance(program: Program, layer: Layer, operand: int) -> int | Non
     if isinstance(layer, Mean):
         return _upwards(out.size, item_in, item_out)
     if isinstance(layer, FullyConnected):
-        outputs, inputs = layer.weights.shape
-        row = np.arange(source.size // inputs, dtype=np.int64)
-        return _largest((row + 1) * (outputs * item_out) - row * (inputs * item_in))
+        rows = source.size // layer.weights.shape[1]
+        return _dense_rows(source.nbytes, out.nbytes, rows)
     if isinstance(layer, Conv2D):
         return _dense(window(program, layer), item_in, item_out)
     if isinstance(layer, DepthwiseConv2D):
@@ -125,6 +136,27 @@ def _dense(geometry: Window, item_in: int, item_out: int) -> int:
     written = np.minimum(pixel + _BLOCK, reads.size) * (geometry.out_c * item_out)
     needed = reads < _FAR
     return _largest(written[needed] - reads[needed] * item_in)
+
+
+def _row_length(layer: Layer) -> int:
+    """Inputs of one row of a layer computed as a dense product."""
+    if not isinstance(layer, (FullyConnected, Conv2D)):
+        raise TypeError(f"{layer.op} is no dense product")
+    return math.prod(layer.weights.shape[1:])
+
+
+def _dense_rows(source_bytes: int, out_bytes: int, rows: int) -> int:
+    """Row after row; a row is read until its last output is written."""
+    row = np.arange(rows, dtype=np.int64)
+    return _largest((row + 1) * (out_bytes // rows) - row * (source_bytes // rows))
+
+
+def _blocks(geometry: Window) -> int:
+    """Blocks of `_DSP_BLOCK` int8 pixels, each read wholly before it is written."""
+    reads = _from_here_on(first_reads(geometry))
+    start = np.arange(0, reads.size, _DSP_BLOCK)
+    needed = reads[start] < _FAR
+    return _largest((start * geometry.out_c - reads[start])[needed])
 
 
 def _channelwise(geometry: Window, item: int, block: int) -> int:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgescale.lower.program import Program
+from edgescale_c.kernels import Choice
 from edgescale_c.liveness import Buffer, buffers, roots
 from edgescale_c.overlap import distance
 
@@ -48,7 +49,7 @@ class Plan:
         """Offset of a tensor. Raises KeyError for a tensor the program does not hold."""
         for buffer, offset in zip(self.buffers, self.offsets, strict=True):
             if tensor in buffer.tensors:
-                return offset
+                return offset + buffer.start(tensor)
         raise KeyError(tensor)
 
 
@@ -67,20 +68,27 @@ class Rules:
     """Buffers live in each layer."""
 
 
-def plan(program: Program, alignment: int = 1, overlap: bool = True) -> Plan:
-    """Place every buffer of `program`.
+def plan(program: Program, alignment: int = 1, overlap: bool = True, choices: Sequence[Choice] = ()) -> Plan:
+    """Place every buffer of `program`, scratch of the chosen kernels included.
 
     alignment: bytes to which every offset is rounded, at least the element's size. overlap: whether a
     layer's output may share bytes with an input that dies in it.
     """
-    found = buffers(program)
-    problem = rules(program, found, alignment, overlap)
+    found = buffers(program, choices if overlap else _apart(choices))
+    problem = rules(program, found, alignment, overlap, choices)
     bound = lower_bound(problem)
     offsets, proven = search(problem, bound)
     return Plan(tuple(found), tuple(offsets), _end(problem, offsets), bound, proven, alignment)
 
 
-def rules(program: Program, found: Sequence[Buffer], alignment: int, overlap: bool) -> Rules:
+def _apart(choices: Sequence[Choice]) -> list[Choice]:
+    """The same kernels, none in place."""
+    return [replace(choice, order="scalar") for choice in choices]
+
+
+def rules(
+    program: Program, found: Sequence[Buffer], alignment: int, overlap: bool, choices: Sequence[Choice] = ()
+) -> Rules:
     """The pairwise rules of a program's buffers."""
     count = len(found)
     gap: list[list[int | None]] = [[None] * count for _ in found]
@@ -88,7 +96,7 @@ def rules(program: Program, found: Sequence[Buffer], alignment: int, overlap: bo
         if found[a].meets(found[b]):
             gap[a][b] = found[a].nbytes
     if overlap:
-        for source, target, below in _reaching(program, found):
+        for source, target, below in _reaching(program, found, choices):
             gap[target][source] = min(found[target].nbytes, below)
     steps = tuple(_multiple(alignment, buffer.item) for buffer in found)
     layers = tuple(
@@ -102,11 +110,11 @@ def _multiple(alignment: int, item: int) -> int:
     return alignment if alignment % item == 0 else max(alignment, item)
 
 
-def _reaching(program: Program, found: Sequence[Buffer]) -> Iterable[tuple[int, int, int]]:
+def _reaching(program: Program, found: Sequence[Buffer], choices: Sequence[Choice]) -> Iterable[tuple[int, int, int]]:
     """(input buffer, output buffer, distance) of every layer whose output may reach into a dying input."""
-    owner = roots(program)
+    owner = roots(program, choices)
     index_of = {buffer.name: index for index, buffer in enumerate(found)}
-    kept = {owner[port.tensor] for port in program.outputs}
+    kept = {owner[name] for name in program.results} | {state.input for state in program.states}
     for index, layer in enumerate(program.layers):
         target = index_of[owner[layer.output]]
         if found[target].first != index or owner[layer.output] != layer.output:
@@ -115,7 +123,7 @@ def _reaching(program: Program, found: Sequence[Buffer]) -> Iterable[tuple[int, 
             if found[index_of[name]].last != index or name in kept:
                 continue
             operands = tuple(k for k, tensor in enumerate(layer.inputs) if owner[tensor] == name)
-            below = distance(program, layer, operands)
+            below = distance(program, layer, operands, choices[index].order if choices else "scalar")
             if below is not None:
                 yield index_of[name], target, below
 

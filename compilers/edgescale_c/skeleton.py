@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgescale.lower.program import Port, Program, Tensor
@@ -65,6 +66,7 @@ def header(program: Program, plan: Plan, symbol: str, weights_bytes: int) -> str
         *(_output_accessor(port, symbol) for port in outputs),
         "/* One inference. Overwrites the inputs. Not reentrant: the model has one arena. */",
         f"void es_{symbol}_run(void);\n",
+        *_reset_declaration(program, symbol),
         "#ifdef __cplusplus\n}\n#endif\n",
         "#endif\n",
     ]
@@ -79,7 +81,7 @@ def _banner(program: Program, plan: Plan, symbol: str, weights_bytes: int, given
  * {plan.arena_bytes} bytes (no plan for this order of layers can do with less than {plan.lower_bound}), and the stack.
  * No heap, no C library but memcpy and memset.
  *
- *     {write} *x = {given.accessor}();
+{_reset_call(program, symbol)} *     {write} *x = {given.accessor}();
  *     for (int32_t i = 0; i < {given.macro}_SIZE; i++)
  *         x[i] = ...;
  *     es_{symbol}_run();
@@ -93,6 +95,21 @@ def _banner(program: Program, plan: Plan, symbol: str, weights_bytes: int, given
  * ES_{symbol.upper()}_ARENA_CAPACITY, when defined, reserves more than the arena needs; less is a compile error.
  * ES_ARENA_SECTION_NAME, when defined as a string, names the linker section of the arena. */
 """
+
+
+def _reset_call(program: Program, symbol: str) -> str:
+    return f" *     es_{symbol}_reset();  once, before the first run\n" if program.states else ""
+
+
+def _reset_declaration(program: Program, symbol: str) -> list[str]:
+    if not program.states:
+        return []
+    held = sum(program.tensors[state.input].nbytes for state in program.states)
+    text = f"""/* The model keeps state, {held} bytes of the arena: every run continues the stream so far.
+ * Call this once before the first run, and wherever another stream begins. */
+void es_{symbol}_reset(void);
+"""
+    return [text]
 
 
 def _port_macros(port: PortCode, verb: str) -> str:
@@ -125,8 +142,10 @@ def _output_accessor(port: PortCode, symbol: str) -> str:
     )
 
 
-def source(program: Program, plan: Plan, symbol: str, layers: list[EmittedLayer], definitions: str) -> str:
-    """The implementation of a model."""
+def source(
+    program: Program, plan: Plan, symbol: str, layers: list[EmittedLayer], definitions: str, reset: Sequence[str] = ()
+) -> str:
+    """The implementation of a model; `reset` holds the statements that start its states."""
     upper = symbol.upper()
     headers = sorted({header for layer in layers for header in layer.code.headers} | {"es_base.h"})
     includes = "\n".join(f'#include "edgescale/{name}"' for name in headers)
@@ -146,6 +165,9 @@ def source(program: Program, plan: Plan, symbol: str, layers: list[EmittedLayer]
         blocks.extend(_accessor(port, symbol, kind) for port in ports(program, plan, symbol, kind))
     calls = "".join(f"    {layer.symbol}();\n" for layer in layers)
     blocks.append(f"void es_{symbol}_run(void)\n{{\n{calls}}}\n")
+    if reset:
+        lines = "".join(f"    {line}\n" for line in reset)
+        blocks.append(f"void es_{symbol}_reset(void)\n{{\n{lines}}}\n")
     return "\n".join(blocks)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from edgescale.lower.program import (
     Quantize,
     Rescale,
     Reshape,
+    Slice,
     Softmax,
     Transpose,
     Unary,
@@ -45,25 +47,52 @@ class PlanError(EdgescaleError):
     """A memory plan would let a layer overwrite bytes that are still needed. Always a fault of the planner."""
 
 
-def verify(program: Program, offsets: Mapping[str, int], arena_bytes: int, alignment: int = 1) -> None:
-    """Raise PlanError unless `offsets` (bytes, one for every tensor) are safe within `arena_bytes`."""
+@dataclass(frozen=True)
+class Workspace:
+    """What a layer's kernel does: `order` as kernels.Order names it, and its scratch [offset, offset + nbytes)."""
+
+    order: str = "scalar"
+    offset: int = 0
+    nbytes: int = 0
+
+
+_SCALAR = Workspace()
+
+
+def verify(
+    program: Program,
+    offsets: Mapping[str, int],
+    arena_bytes: int,
+    alignment: int = 1,
+    workspaces: Mapping[int, Workspace] | None = None,
+) -> None:
+    """Raise PlanError unless `offsets` (bytes, one for every tensor) are safe within `arena_bytes`.
+
+    workspaces: by index, of the layers whose kernels are not the scalar ones.
+    """
+    workspaces = workspaces or {}
     for name, tensor in program.tensors.items():
         if name not in offsets:
             raise PlanError(f"memory plan: tensor {name} has no place")
         start = offsets[name]
         if start < 0 or start + tensor.nbytes > arena_bytes:
             raise PlanError(f"memory plan: tensor {name} [{start}, {start + tensor.nbytes}) leaves the arena")
-        if start % alignment or start % ITEM_BYTES[tensor.dtype]:
+        inside = program.states or any(isinstance(layer, Slice) and layer.output == name for layer in program.layers)
+        if (start % alignment and not inside) or start % ITEM_BYTES[tensor.dtype]:
             raise PlanError(f"memory plan: tensor {name} at {start} is not aligned")
     final = len(program.layers)
     # A tensor holds its value after layer `born` (-1: before the first) until layer `dead` has read it.
-    born = {port.tensor: -1 for port in program.inputs} | {layer.output: i for i, layer in enumerate(program.layers)}
+    born = dict.fromkeys(program.sources, -1) | {layer.output: i for i, layer in enumerate(program.layers)}
     dead = dict(born)
     for index, layer in enumerate(program.layers):
         dead.update(dict.fromkeys(layer.inputs, index))
-    for port in program.outputs:
-        dead[port.tensor] = final
+    dead.update(dict.fromkeys(program.results, final))
+    for index, workspace in workspaces.items():
+        live = [name for name in born if born[name] <= index <= dead[name]]
+        _check_scratch(program, offsets, arena_bytes, program.layers[index], live, workspace)
     for index, layer in enumerate(program.layers):
+        if isinstance(layer, Slice) and _is_where_it_was(program, offsets, layer):
+            continue
         aliased = _same_bytes(program, layer)
         if aliased and offsets[layer.output] != offsets[layer.inputs[0]]:
             raise PlanError(f"memory plan: {layer.output} must lie where {layer.inputs[0]} does")
@@ -78,12 +107,41 @@ def verify(program: Program, offsets: Mapping[str, int], arena_bytes: int, align
                 raise PlanError(
                     f"memory plan: layer {layer.name} would overwrite {name}, needed until layer {dead[name]}"
                 )
-            _check_reach(program, offsets, index, layer, name)
-    held = [port.tensor for port in program.inputs]
+            _check_reach(program, offsets, index, name, workspaces.get(index, _SCALAR).order)
+    _check_states(program, offsets)
+    held = list(program.sources)
     for i, name in enumerate(held):
         for other in held[i + 1 :]:
             if name != other and _share(program, offsets, name, other):
                 raise PlanError(f"memory plan: inputs {name} and {other} share bytes")
+
+
+def _check_states(program: Program, offsets: Mapping[str, int]) -> None:
+    """What a run leaves is at the states' places when the next one starts, copied there at the end where it is not."""
+    outputs = {port.tensor for port in program.outputs}
+    for state in program.states:
+        if offsets[state.input] == offsets[state.output]:
+            continue
+        for name in {*outputs, *(other.output for other in program.states)}:
+            if name != state.input and _share(program, offsets, state.input, name):
+                raise PlanError(f"memory plan: the next value of state {state.name} would overwrite {name}")
+
+
+def _is_where_it_was(program: Program, offsets: Mapping[str, int], layer: Slice) -> bool:
+    """Whether the slice's elements lie side by side in the input, and the output is just there."""
+    elements = _taken(program, layer)
+    whole = elements.size == program.tensors[layer.inputs[0]].size
+    start = offsets[layer.inputs[0]] + int(elements[0]) * ITEM_BYTES[program.tensors[layer.output].dtype]
+    return not whole and bool((np.diff(elements) == 1).all()) and offsets[layer.output] == start
+
+
+def _taken(program: Program, layer: Slice) -> Times:
+    """Which element of the input each of the output is."""
+    shape, out = program.tensors[layer.inputs[0]].shape, program.tensors[layer.output].shape
+    elements = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+    for axis, (count, begin, step) in enumerate(zip(out, layer.begin, layer.step, strict=True)):
+        elements = elements.take(begin + step * np.arange(count), axis)
+    return elements.reshape(-1)
 
 
 def _share(program: Program, offsets: Mapping[str, int], a: str, b: str) -> bool:
@@ -99,13 +157,36 @@ def _same_bytes(program: Program, layer: Layer) -> bool:
     return isinstance(layer, Reshape)
 
 
-def _check_reach(program: Program, offsets: Mapping[str, int], index: int, layer: Layer, name: str) -> None:
+def _check_scratch(
+    program: Program,
+    offsets: Mapping[str, int],
+    arena_bytes: int,
+    layer: Layer,
+    live: list[str],
+    workspace: Workspace,
+) -> None:
+    low, high = workspace.offset, workspace.offset + workspace.nbytes
+    if workspace.nbytes and (low < 0 or high > arena_bytes or low % 4):
+        raise PlanError(f"memory plan: scratch of layer {layer.name} [{low}, {high}) leaves the arena or its alignment")
+    for name in live:
+        if low < offsets[name] + program.tensors[name].nbytes and offsets[name] < high:
+            raise PlanError(f"memory plan: scratch of layer {layer.name} [{low}, {high}) overwrites {name}")
+
+
+def _check_reach(program: Program, offsets: Mapping[str, int], index: int, name: str, order: str) -> None:
+    layer = program.layers[index]
     source, out = program.tensors[name], program.tensors[layer.output]
+    if order == "plane":
+        # Channel c of a pixel is written where channel c of this or another pixel was, copied before.
+        same_pixels = source.shape[-1] == out.shape[-1] and out.nbytes <= source.nbytes
+        if offsets[name] != offsets[layer.output] or not same_pixels:
+            raise PlanError(f"memory plan: layer {index} {layer.name} must lie where its input {name} does, or apart")
+        return
     for block in (1, 2):
         replay = _Replay(source.size, out.size)
         for operand, tensor in enumerate(layer.inputs):
             if tensor == name:
-                simulate = _SIMULATIONS.get(type(layer))
+                simulate = _ORDERS.get(order) or _SIMULATIONS.get(type(layer))
                 if simulate is None:
                     raise PlanError(f"memory plan: {layer.op} {layer.name} must not write into its input {name}")
                 simulate(program, layer, operand, block, replay)
@@ -230,11 +311,53 @@ def _pad(program: Program, layer: Pad, operand: int, block: int, replay: _Replay
     replay.last_read = times.reshape(out.shape)[middle].reshape(-1)
 
 
+def _copied_blocks(program: Program, layer: Conv2D, operand: int, block: int, replay: _Replay) -> None:
+    """dsp convolution: four pixels in raster order, all their windows read in one step, written in the next."""
+    _, height, width, depth = program.tensors[layer.inputs[0]].shape
+    _, rows, columns, channels = program.tensors[layer.output].shape
+    read = replay.last_read.reshape(height, width, depth)
+    write = replay.first_write.reshape(rows * columns, channels)
+    for pixel in range(rows * columns):
+        step = pixel // 4 * 2
+        y, x = divmod(pixel, columns)
+        for ky in range(layer.weights.shape[1]):
+            for kx in range(layer.weights.shape[2]):
+                iy = y * layer.stride[0] - layer.padding[0] + ky * layer.dilation[0]
+                ix = x * layer.stride[1] - layer.padding[1] + kx * layer.dilation[1]
+                if 0 <= iy < height and 0 <= ix < width:
+                    read[iy, ix] = step
+        write[pixel] = step + 1
+
+
+def _dense_rows(program: Program, layer: Any, operand: int, block: int, replay: _Replay) -> None:
+    """dsp dense product: a row is read for each group of eight, later two, of its outputs."""
+    outputs = layer.weights.shape[0]
+    rows = replay.first_write.size // outputs
+    inputs = replay.last_read.size // rows
+    pairs = (outputs + 1) // 2
+    grouped = pairs // 4 * 8
+    group = np.array([o // 8 if o < grouped else grouped // 8 + (o - grouped) // 2 for o in range(outputs)])
+    for row in range(rows):
+        start = row * (int(group[-1]) + 1)
+        replay.last_read[row * inputs : (row + 1) * inputs] = start + group[-1]
+        replay.first_write[row * outputs : (row + 1) * outputs] = start + group
+
+
+def _slice(program: Program, layer: Slice, operand: int, block: int, replay: _Replay) -> None:
+    """What lies side by side is shifted as by memmove: every byte is read before it is overwritten."""
+    elements = _taken(program, layer)
+    shifted = bool((np.diff(elements) == 1).all())
+    replay.last_read[elements] = 0 if shifted else elements.size
+    replay.first_write[:] = 0
+
+
 _Simulation = Callable[[Program, Any, int, int, _Replay], None]
+_ORDERS: dict[str, _Simulation] = {"blocks": _copied_blocks, "dense": _dense_rows}
 _SIMULATIONS: dict[type[Layer], _Simulation] = {
     **dict.fromkeys((Lut, Unary, Rescale, Softmax, Quantize, Dequantize, Add, Mul, Mean), _straight),
     FullyConnected: _rows,
     **dict.fromkeys((Conv2D, DepthwiseConv2D, Pool2D), _windows),
     Concat: _concat,
     Pad: _pad,
+    Slice: _slice,
 }

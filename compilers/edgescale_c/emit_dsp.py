@@ -1,0 +1,117 @@
+"""Calls of the dsp kernels: weights packed, one description a layer in read-only memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected
+from edgescale_c import pack
+from edgescale_c.emission import LayerCode, Scope, folded_bias
+from edgescale_c.geometry import Window
+from edgescale_c.kernels import WIDE, add_scales, is_single, layer_scales, plane_geometry, weight_rows
+from edgescale_c.requant import clamp_of
+
+
+def _clamped(scope: Scope, clamp: Clamp) -> tuple[str, ...]:
+    """Statement that narrows a finished output, where the kernel's saturation to int8 is not enough."""
+    low, high = clamp_of(clamp)
+    if (low, high) == (-128, 127):
+        return ()
+    return (f"es_clamp_s8({scope.write()}, {scope.out.size}, {low}, {high});",)
+
+
+def _rounding(scope: Scope) -> int:
+    return 2 * scope.out.zero_point + 1
+
+
+def _scale_fields(scope: Scope, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> str:
+    scales = layer_scales(scope.program, layer)
+    table = scope.constant("scale", scales.entries)
+    return f".scale = (const es_scale_pair *)(const void *){table}, .scale_step = {scales.step}"
+
+
+def _pair_fields(scope: Scope, layer: Conv2D | FullyConnected, words: pack.Words) -> str:
+    """Fields that layers with weights of channel pairs share."""
+    rows = weight_rows(layer)
+    folded = folded_bias(scope, rows, layer.bias)
+    bias = pack.wide_bias(folded, rows) if scope.choice.name == WIDE else pack.pair_bias(folded)
+    fields = f".weights = {scope.constant('weights', words)}, .bias = {scope.constant('bias', bias)}, "
+    return f"{fields}{_scale_fields(scope, layer)}, .rounding = {_rounding(scope)}"
+
+
+def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
+    """Convolution by columns, or, of a single pixel whose window is the whole image, as a dense product."""
+    if scope.choice.order == "dense":
+        return _dense(scope, layer)
+    words = pack.gemm_weights(weight_rows(layer))
+    gemm = "es_gemm_4x2_wide_s8" if scope.choice.name == WIDE else "es_gemm_4x2_s8"
+    kernel = "es_conv2d_gemm_s8" if geometry.in_c % 4 == 0 else "es_conv2d_gemm_any_s8"
+    body = (
+        f"static const es_conv2d_gemm k = {{.gemm = {gemm}, .window = {{{geometry.initialiser()}}}, "
+        f"{_pair_fields(scope, layer, words)}, .in_zero_point = {scope.source().zero_point}, "
+        f".tap_pairs = {words.shape[1]}}};",
+        f"{kernel}({scope.read()}, {scope.write()}, {scope.scratch('uint32_t')}, &k);",
+        *_clamped(scope, layer.clamp),
+    )
+    return LayerCode(body, scope.choice.name, ("es_conv2d_gemm_s8.h",))
+
+
+def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
+    """[rows, I] x [O, I] -> [rows, O]."""
+    return _dense(scope, layer)
+
+
+def _dense(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
+    rows = weight_rows(layer)
+    outputs, inputs = rows.shape
+    body = (
+        f"static const es_dense_layer k = {{{_pair_fields(scope, layer, pack.dense_weights(rows))}, "
+        f".single = {int(is_single(layer))}}};",
+        f"es_fully_connected_dense_s8({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, "
+        f"{scope.source().size // inputs}, {inputs}, {outputs}, &k);",
+        *_clamped(scope, layer.clamp),
+    )
+    return LayerCode(body, scope.choice.name, ("es_fully_connected_dense_s8.h",))
+
+
+def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
+    """Depthwise convolution, channel by channel on a plane."""
+    geometry = plane_geometry(scope.program, layer)
+    weights = layer.weights.transpose(1, 0, 2) if geometry.transposed else layer.weights
+    if geometry.is_3x3:
+        kernel = "es_plane_3x3_s8" if geometry.fields["stride_place"] == 1 else "es_plane_3x3_by_2_s8"
+        taps = f".bytes = {scope.constant('weights', pack.plane_bytes(weights))}, .kernel = {kernel}"
+    elif geometry.fields["dilation_place"] == 1:
+        taps = f".words = {scope.constant('weights', pack.plane_weights(weights))}"
+    else:
+        taps = f".words = {scope.constant('weights', pack.single_tap_weights(weights))}"
+    function = "es_depthwise_3x3_s8" if geometry.is_3x3 else "es_depthwise_plane_s8"
+    bias = folded_bias(scope, weight_rows(layer), layer.bias)
+    fields = ", ".join(f".{name} = {value}" for name, value in geometry.fields.items())
+    body = (
+        f"static const es_plane g = {{{fields}}};",
+        f"static const es_depthwise_weights k = {{{taps}, "
+        f".bias = {scope.constant('bias', np.ascontiguousarray(bias))}, {_scale_fields(scope, layer)}, "
+        f".in_zero_point = {scope.source().zero_point}, .rounding = {_rounding(scope)}}};",
+        f"{function}({scope.read()}, {scope.write()}, {scope.scratch('int16_t')}, &g, &k);",
+        *_clamped(scope, layer.clamp),
+    )
+    return LayerCode(body, scope.choice.name, ("es_depthwise_plane_s8.h",))
+
+
+def add(scope: Scope, layer: Add) -> LayerCode:
+    """Sum or difference of two tensors of one shape."""
+    scales = add_scales(scope.program, layer)
+    operands = []
+    for index, (multiplier, right) in enumerate(scales.operands):
+        base = -scope.source(index).zero_point * 2 ** (layer.left_shift + 1)
+        operands.append(f"{{{base}, {multiplier}, {right}}}")
+    multiplier, _, shifts = scales.total.entries[0]
+    body = (
+        f"const es_add_layer k = {{.left_shift = {layer.left_shift}, .a = {operands[0]}, .b = {operands[1]}, "
+        f".sign = {-1 if layer.subtract else 1}, .multiplier = {multiplier}, .shift = {shifts & 0xFF}, "
+        f".rounding = {_rounding(scope)}}};",
+        f"es_add_dsp_s8({scope.read(0)}, {scope.read(1)}, {scope.write()}, {scope.out.size}, &k);",
+        *_clamped(scope, layer.clamp),
+    )
+    return LayerCode(body, scope.choice.name, ("es_add_dsp_s8.h",))

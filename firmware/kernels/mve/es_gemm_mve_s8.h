@@ -1,0 +1,198 @@
+/* Outputs as products of pixels' taps with rows of weights, 16 taps at a time: four channels of one pixel, or two
+ * channels of two pixels, which loads less where taps do not stay in registers.
+ *
+ * weights: int8 [channels / n, taps / 16, n, 16], n = 4 or 2, both quotients rounded up, filled with zeros. scale: int32
+ * [channels / n, 3, 4]: bias with the input's zero-point folded in, multiplier, minus the shift to the right; for n = 2
+ * those of both channels twice.
+ *
+ * Taps are read, for every n channels again, before those channels are written. */
+#ifndef ES_GEMM_MVE_S8_H
+#define ES_GEMM_MVE_S8_H
+
+#include "es_mve.h"
+
+typedef struct {
+    const int8_t *weights;
+    const int32_t *scale;
+    int32_t taps;
+    int32_t channels;
+    es_mve_output output;
+} es_mve_gemm;
+
+/* Pixels of up to this many vectors of taps stay in registers. */
+#define ES_MVE_HELD 4
+
+#if ES_MVE
+
+/* Loops of up to this many vectors of taps are unrolled, longer ones by three. */
+#define ES_MVE_UNROLLED 9
+#if defined(__clang__)
+#define ES_MVE_UNROLL _Pragma("clang loop unroll_count(3)")
+#else
+#define ES_MVE_UNROLL _Pragma("GCC unroll 3")
+#endif
+
+/* Accumulators of four channels, without bias. */
+typedef struct {
+    int32_t a, b, c, d;
+} es_mve_sums;
+
+ES_INLINE es_mve_sums es_mve_add_taps(es_mve_sums s, int8x16_t x, const int8_t *w)
+{
+    s.a = vmladavaq_s8(s.a, x, vldrbq_s8(w));
+    s.b = vmladavaq_s8(s.b, x, vldrbq_s8(w + 16));
+    s.c = vmladavaq_s8(s.c, x, vldrbq_s8(w + 32));
+    s.d = vmladavaq_s8(s.d, x, vldrbq_s8(w + 48));
+    return s;
+}
+
+/* Two channels of two pixels. */
+ES_INLINE es_mve_sums es_mve_add_pair(es_mve_sums s, int8x16_t x0, int8x16_t x1, const int8_t *w)
+{
+    const int8x16_t w0 = vldrbq_s8(w), w1 = vldrbq_s8(w + 16);
+    s.a = vmladavaq_s8(s.a, x0, w0);
+    s.b = vmladavaq_s8(s.b, x0, w1);
+    s.c = vmladavaq_s8(s.c, x1, w0);
+    s.d = vmladavaq_s8(s.d, x1, w1);
+    return s;
+}
+
+ES_INLINE int32x4_t es_mve_scaled(es_mve_sums s, const int32_t *scale, const es_mve_output *o)
+{
+    const int32x4_t v = {s.a, s.b, s.c, s.d};
+    return es_mve_requant(vaddq_s32(v, vldrwq_s32(scale)), vldrwq_s32(scale + 4), vldrwq_s32(scale + 8), o);
+}
+
+/* Taps 16 * block and on; those beyond the last are not touched unless `padded`. */
+ES_INLINE int8x16_t es_mve_taps(const int8_t *x, int32_t block, int32_t taps, int32_t padded)
+{
+    const int32_t left = taps - 16 * block;
+    if (padded || left >= 16)
+        return vldrbq_s8(x + 16 * block);
+    return vldrbq_z_s8(x + 16 * block, vctp8q((uint32_t)left));
+}
+
+/* k: constants. padded: whether 16 taps more than there are may be read at the end. */
+ES_INLINE void es_mve_pixel_s8(const int8_t *x, int8_t *y, const es_mve_gemm *k, int32_t padded)
+{
+    const int32_t blocks = (k->taps + 15) / 16, whole = padded ? blocks : k->taps / 16;
+    const int8_t *w = k->weights;
+    const int32_t *scale = k->scale;
+    int8x16_t held[ES_MVE_HELD];
+    if (blocks <= ES_MVE_HELD) {
+        ES_UNROLL_FULL
+        for (int32_t i = 0; i < blocks; i++)
+            held[i] = es_mve_taps(x, i, k->taps, padded);
+    }
+    ES_UNROLL_NOT
+    for (int32_t left = k->channels; left > 0; left -= 4) {
+        es_mve_sums s = {0, 0, 0, 0};
+        if (blocks <= ES_MVE_HELD) {
+            ES_UNROLL_FULL
+            for (int32_t i = 0; i < blocks; i++)
+                s = es_mve_add_taps(s, held[i], w + 64 * i);
+            w += 64 * blocks;
+        } else {
+            const int8_t *tap = x;
+            ES_UNROLL_NOT
+            for (int32_t i = 0; i < whole; i++) {
+                s = es_mve_add_taps(s, vldrbq_s8(tap), w);
+                tap += 16;
+                w += 64;
+            }
+            if (whole < blocks) {
+                s = es_mve_add_taps(s, es_mve_taps(x, whole, k->taps, 0), w);
+                w += 64;
+            }
+        }
+        const int32x4_t v = es_mve_scaled(s, scale, &k->output);
+        scale += 12;
+        if (k->channels % 4 == 0)
+            vstrbq_s32(y, v);
+        else
+            vstrbq_p_s32(y, v, vctp32q((uint32_t)left));
+        y += 4;
+    }
+}
+
+/* Two pixels; their outputs are `step` bytes apart. */
+ES_INLINE void es_mve_pair_s8(const int8_t *x0, const int8_t *x1, int8_t *y, int32_t step, const es_mve_gemm *k,
+                              int32_t padded)
+{
+    const int32_t blocks = (k->taps + 15) / 16, whole = padded ? blocks : k->taps / 16;
+    const int32_t left = k->taps % 16;
+    const int8_t *w = k->weights;
+    const int32_t *scale = k->scale;
+    const uint32x4_t places = {0u, 1u, (uint32_t)step, (uint32_t)step + 1u};
+    ES_UNROLL_NOT
+    for (int32_t c = 0; c < k->channels; c += 2) {
+        const int8_t *a = x0, *b = x1;
+        es_mve_sums s = {0, 0, 0, 0};
+        if (whole <= ES_MVE_UNROLLED) {
+            ES_UNROLL_FULL
+            for (int32_t i = 0; i < whole; i++)
+                s = es_mve_add_pair(s, vldrbq_s8(a + 16 * i), vldrbq_s8(b + 16 * i), w + 32 * i);
+            a += 16 * whole;
+            b += 16 * whole;
+            w += 32 * whole;
+        } else {
+            ES_MVE_UNROLL
+            for (int32_t i = 0; i < whole; i++) {
+                s = es_mve_add_pair(s, vldrbq_s8(a), vldrbq_s8(b), w);
+                a += 16;
+                b += 16;
+                w += 32;
+            }
+        }
+        if (whole < blocks) {
+            const mve_pred16_t real = vctp8q((uint32_t)left);
+            s = es_mve_add_pair(s, vldrbq_z_s8(a, real), vldrbq_z_s8(b, real), w);
+            w += 32;
+        }
+        const int32x4_t v = es_mve_scaled(s, scale, &k->output);
+        scale += 12;
+        if (k->channels % 2 == 0 || c + 1 < k->channels)
+            vstrbq_scatter_offset_s32(y, places, v);
+        else
+            vstrbq_scatter_offset_p_s32(y, places, v, (mve_pred16_t)0x0F0F);
+        y += 2;
+    }
+}
+
+#else
+
+/* Channel c of n that share their blocks of weights. */
+ES_INLINE int8_t es_mve_channel_s8(const int8_t *x, const es_mve_gemm *k, int32_t c, int32_t n)
+{
+    const int8_t *w = k->weights + (c / n * ((k->taps + 15) / 16) * n + c % n) * 16;
+    const int32_t *scale = k->scale + c / n * 12 + c % n;
+    uint32_t acc = (uint32_t)scale[0];
+    ES_UNROLL_NOT
+    for (int32_t i = 0; i < k->taps; i++)
+        acc += (uint32_t)(x[i] * w[i / 16 * 16 * n + i % 16]);
+    return es_mve_requant_one((int32_t)acc, scale[4], scale[8], &k->output);
+}
+
+ES_INLINE void es_mve_pixel_s8(const int8_t *x, int8_t *y, const es_mve_gemm *k, int32_t padded)
+{
+    (void)padded;
+    ES_UNROLL_NOT
+    for (int32_t c = 0; c < k->channels; c++)
+        y[c] = es_mve_channel_s8(x, k, c, 4);
+}
+
+ES_INLINE void es_mve_pair_s8(const int8_t *x0, const int8_t *x1, int8_t *y, int32_t step, const es_mve_gemm *k,
+                              int32_t padded)
+{
+    (void)padded;
+    ES_UNROLL_NOT
+    for (int32_t c = 0; c < k->channels; c++) {
+        const int8_t v = es_mve_channel_s8(x0, k, c, 2);
+        y[step + c] = es_mve_channel_s8(x1, k, c, 2);
+        y[c] = v;
+    }
+}
+
+#endif
+
+#endif

@@ -1,0 +1,223 @@
+"""The dsp kernels equal the NumPy reference bit for bit: their C on this machine, their assembly on emulated cores.
+
+Each compiler call takes a batch of single-layer programs. For an emulated core the whole batch is one
+image whose input and output are those of all programs, one after the other.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from edgescale.core.files import sha256_tree
+from edgescale.core.target import load_target
+from edgescale.core.variant import Artifact
+from edgescale.lower import reference
+from edgescale.lower.integer import add_rescaling
+from edgescale.lower.program import Add, Conv2D, DepthwiseConv2D, FullyConnected, Pool2D, Requant, Tensor
+
+BATCH = settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+CORES = ("cortex-m4-stm32l4r5", "cortex-m33-stm32u575", "cortex-m7-stm32f746")
+
+seeds = st.integers(0, 2**32 - 1)
+zero_points = st.sampled_from([-128, 127, 0]) | st.integers(-128, 127)
+
+
+def int8(name: str, shape, zero_point: int) -> Tensor:
+    return Tensor(name, tuple(shape), "int8", 0.05, zero_point)
+
+
+def requant(draw, channels: int, bound: int, rounding: str = "double") -> Requant:
+    """Factors that put accumulators of `bound` around the int8 range; a few far below, and a few zeros."""
+    size = channels if draw(st.booleans()) else 1
+    rng = np.random.default_rng(draw(seeds))
+    multiplier = rng.integers(2**30, 2**31, size)
+    shift = rng.integers(-2, 2, size) + 7 - max(1, bound).bit_length()
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        multiplier[rng.integers(size)] = 0
+    if kind == 1:
+        multiplier[...] = rng.choice([2**30, 2**31 - 1], size)
+    if kind == 2:
+        shift = rng.integers(-31, -1, size)
+    least = -2 if rounding == "single" else -1
+    return Requant(multiplier.astype(np.int32), np.clip(shift, -31, least).astype(np.int32), rounding)
+
+
+def clamp(draw) -> tuple[int, int]:
+    low = draw(st.sampled_from([-128, -128, -128, -5, 3]))
+    return low, draw(st.sampled_from([127, 127, 127, 40, max(low, 3)]))
+
+
+def weights(draw, shape: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.default_rng(draw(seeds))
+    if draw(st.integers(0, 3)) == 0:
+        return rng.choice(np.array([-127, 127], np.int8), shape)
+    return rng.integers(-127, 128, shape).astype(np.int8)
+
+
+def bias(draw, channels: int) -> np.ndarray:
+    big = draw(st.sampled_from([1000, 1000, 100_000, 2**28]))
+    return np.random.default_rng(draw(seeds)).integers(-big, big, channels).astype(np.int32)
+
+
+@st.composite
+def windows(draw, depthwise: bool):
+    """(layer, inputs, output) of a convolution: window, strides, dilation, padding and depth of any kind."""
+    kernels = st.sampled_from([(1, 1), (1, 1), (3, 3), (3, 3), (3, 3)]) | st.tuples(
+        st.integers(1, 5), st.integers(1, 5)
+    )
+    k = draw(kernels)
+    stride = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 3), (2, 1)]))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (1, 1), (2, 1), (1, 2)]))
+    reach = [(a - 1) * d + 1 for a, d in zip(k, dilation, strict=True)]
+    pads = (
+        tuple(draw(st.integers(0, min(reach[axis % 2], 4))) for axis in range(4)) if draw(st.booleans()) else (0,) * 4
+    )
+    size = [max(draw(st.integers(1, 9)), reach[axis] - pads[axis] - pads[axis + 2], 1) for axis in range(2)]
+    out_size = [(size[a] + pads[a] + pads[a + 2] - reach[a]) // stride[a] + 1 for a in range(2)]
+    depth = draw(st.integers(1, 12))
+    if depthwise:
+        multiplier = draw(st.sampled_from([1, 1, 1, 2, 3]))
+        channels = depth * multiplier
+        w, taps = weights(draw, (*k, channels)), k[0] * k[1]
+    else:
+        depth = draw(st.sampled_from([depth, depth, 4, 16, 20]))
+        channels = draw(st.integers(1, 9))
+        w, taps = weights(draw, (channels, *k, depth)), k[0] * k[1] * depth
+    b = bias(draw, channels)
+    q = requant(draw, channels, taps * 127 * 64 + int(np.abs(b).max()))
+    values = w, b, stride, dilation, pads
+    if depthwise:
+        layer = DepthwiseConv2D("dw", ("x",), "y", *values, multiplier, q, clamp(draw))
+    else:
+        layer = Conv2D("conv", ("x",), "y", *values, 1, q, clamp(draw))
+    out = int8("y", (1, *out_size, channels), draw(zero_points))
+    return layer, [int8("x", (1, *size, depth), draw(zero_points))], out
+
+
+@st.composite
+def dense(draw):
+    """(layer, inputs, output) of a fully connected layer, or of a convolution of a single pixel."""
+    rows, inputs, outputs = draw(st.sampled_from([1, 1, 3])), draw(st.integers(1, 90)), draw(st.integers(1, 27))
+    w, b = weights(draw, (outputs, inputs)), bias(draw, outputs)
+    zero, zero_out = draw(zero_points), draw(zero_points)
+    q = requant(
+        draw, outputs, inputs * 127 * 64 + int(np.abs(b).max()), draw(st.sampled_from(["single", "single", "double"]))
+    )
+    if draw(st.integers(0, 3)) == 0:
+        layer = Conv2D("c", ("x",), "y", w[:, None, None], b, (1, 1), (1, 1), (0,) * 4, 1, q, clamp(draw))
+        return layer, [int8("x", (1, 1, 1, inputs), zero)], int8("y", (1, 1, 1, outputs), zero_out)
+    layer = FullyConnected("fc", ("x",), "y", w, b, q, clamp(draw))
+    return layer, [int8("x", (1, rows, inputs), zero)], int8("y", (1, rows, outputs), zero_out)
+
+
+@st.composite
+def others(draw):
+    """(layer, inputs, output) of Add and average pooling."""
+    shape = (1, draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.integers(1, 9)))
+    if draw(st.booleans()):
+        kernel = draw(st.sampled_from([shape[1:3], (1, 1), (min(2, shape[1]), min(2, shape[2]))]))
+        extents = tuple(shape[1 + a] - kernel[a] + 1 for a in range(2))
+        zero = draw(zero_points)
+        layer = Pool2D("p", ("a",), "y", "avg", kernel, (1, 1), (0,) * 4, False, None, clamp(draw))
+        return layer, [int8("a", shape, zero)], int8("y", (1, *extents, shape[3]), zero)
+    scales = [draw(st.sampled_from([0.01, 0.02, 0.0371, 0.5])) for _ in range(3)]
+    left, pair, q = add_rescaling(*scales)
+    a, b = int8("a", shape, draw(zero_points)), int8("b", shape, draw(zero_points))
+    layer = Add("add", ("a", "b"), "y", left, pair, q, clamp(draw), draw(st.booleans()))
+    return layer, [a, b], int8("y", shape, draw(zero_points))
+
+
+KINDS = {"conv": windows(False), "depthwise": windows(True), "dense": dense(), "others": others()}
+
+
+def as_one_artifact(harness, programs, made) -> Artifact:
+    """All programs behind one input and one output: the bytes of each, in turn."""
+    folder = harness.new_folder()
+    harness.write(programs, folder, family="dsp")
+    sizes = [[sum(port["bytes"] for port in one.meta[kind]) for one in made] for kind in ("inputs", "outputs")]
+    steps = []
+    for one in made:
+        moves = [
+            f"move({port['accessor']}(), x, {port['bytes']}); x += {port['bytes']};" for port in one.meta["inputs"]
+        ]
+        moves.append(f"es_{one.meta['symbol']}_run();")
+        moves += [f"move(y, {p['accessor']}(), {p['bytes']}); y += {p['bytes']};" for p in one.meta["outputs"]]
+        steps.append("    " + " ".join(moves))
+    text = f"""#include "all.c"
+static int8_t all_in[{sum(sizes[0])}], all_out[{sum(sizes[1])}];
+int8_t *es_all_input(void);
+const int8_t *es_all_output(void);
+void es_all_run(void);
+int8_t *es_all_input(void) {{ return all_in; }}
+const int8_t *es_all_output(void) {{ return all_out; }}
+static void move(int8_t *to, const int8_t *from, int n) {{ while (n-- > 0) *to++ = *from++; }}
+void es_all_run(void)
+{{
+    const int8_t *x = all_in;
+    int8_t *y = all_out;
+{chr(10).join(steps)}
+}}
+"""
+    (folder / "es_all.c").write_text(text)
+
+    def port(accessor: str, size: int) -> dict:
+        shape = [1, size]
+        return {
+            "name": accessor, "accessor": accessor, "bytes": size, "dtype": "int8", "scale": 1.0, "zero_point": 0,
+            "shape": shape, "axes": [0, 1], "stored_shape": shape,
+        }  # fmt: skip
+
+    meta = {
+        "symbol": "all", "sources": ["es_all.c"], "header": "all.c", "arena_bytes": 0, "weights_bytes": 0,
+        "inputs": [port("es_all_input", sum(sizes[0]))], "outputs": [port("es_all_output", sum(sizes[1]))],
+        "layers": [layer for one in made for layer in one.meta["layers"]],
+    }  # fmt: skip
+    (folder / "artifact.json").write_text(json.dumps(meta))
+    return Artifact("all", "any", "edgescale_c", "c", folder, sha256_tree(folder), meta)
+
+
+def check_emulated(harness, built, core: str, seed: int) -> None:
+    from edgescale.rigs import get_rig
+
+    target = load_target(core)
+    given_inputs = [harness.inputs(p, np.random.default_rng(seed + i)) for i, p in enumerate(built.programs)]
+    wanted = [reference.run(p, x) for p, x in zip(built.programs, given_inputs, strict=True)]
+    stored = np.concatenate([v.reshape(len(v), -1) for x in given_inputs for v in x.values()], axis=1)
+    expected = np.concatenate([v.reshape(len(v), -1) for x in wanted for v in x.values()], axis=1)
+    artifact = as_one_artifact(harness, built.programs, built.generated)
+    got = get_rig(target.rig).raw_executor(artifact, target)(stored)
+    at = 0
+    for program, outputs in zip(built.programs, wanted, strict=True):
+        size = sum(v[0].size for v in outputs.values())
+        part = slice(at, at + size)
+        np.testing.assert_array_equal(got[:, part], expected[:, part], err_msg=f"{core}: {program}")
+        at += size
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    cache = getattr(request.config, "cache", None)
+    if cache is not None:
+        monkeypatch.setenv("EDGESCALE_CACHE", str(cache.mkdir("edgescale")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@BATCH
+@given(data=st.data(), seed=seeds)
+def test_dsp_layers_equal_the_reference(shared_harness, kind, data, seed):
+    harness = shared_harness
+    drawn = data.draw(st.lists(KINDS[kind], min_size=20, max_size=20))
+    programs = [harness.program([layer], x, y) for layer, x, y in drawn]
+    built = harness.build(programs, "-O2", family="dsp")
+    names = [one.meta["layers"][0]["kernel"] for one in built.generated]
+    assert sum("dsp" in name for name in names) > 10, [one.meta["layers"][0]["reason"] for one in built.generated]
+    harness.check(built, seed)
+    if all(importlib.util.find_spec(package) for package in ("unicorn", "ziglang", "capstone", "elftools")):
+        check_emulated(harness, built, CORES[seed % 3], seed)
