@@ -25,6 +25,7 @@ def example_main(source: Source) -> str:
     values = {
         "HEADER": source.header,
         "RUN": f"{source.name}_run",
+        "RESET": _reset(source, "    "),
         "READ": "".join(reads),
         "WRITE": "".join(_write(port) for port in source.outputs),
         "SEVERAL": ", inputs and outputs of a sample in the header's order" if several else "",
@@ -101,6 +102,7 @@ def sketch(source: Source) -> str:
     values = {
         "HEADER": source.header,
         "RUN": f"{source.name}_run",
+        "RESET": _reset(source, "  "),
         "INPUT_BYTES": str(sum(int(port["bytes"]) for port in source.meta["inputs"])),
         "OUTPUT": output.accessor,
         "OUTPUT_TYPE": C_TYPES[output.dtype],
@@ -109,6 +111,11 @@ def sketch(source: Source) -> str:
         **(several if _size(source.meta["outputs"][0]["stored_shape"]) > 1 else single),
     }
     return fill(source.template("examples/arduino/sketch.ino.in"), values)
+
+
+def _reset(source: Source, indent: str) -> str:
+    """The call that begins a stream, for a model that keeps state; nothing for others."""
+    return f"{indent}{source.meta['reset']}(); /* begin a stream */\n" if "reset" in source.meta else ""
 
 
 def _zeros(port: Port) -> str:

@@ -232,10 +232,9 @@ def _nearly_as_good(ranking: Sequence[Verdict]) -> list[str]:
             if mine and theirs and mine >= CLEARLY_CHEAPER * theirs:
                 gains.append(f"{mine / theirs:.1f} times {word}")
         if gains:
-            gap = (
-                f"{(merit - value) * 100:.2f} points" if value_of(best.figures, "accuracy") else f"{merit - value:.3g}"
-            )
-            return [f"{other.name} is only {gap} below {best.name} and {' and '.join(gains)}; a budget picks it"]
+            scale, unit = (100, " points") if "accuracy" in best.figures else (1, "")
+            gap = f"{(merit - value) * scale:.2f}{unit}"
+            return [f"{other.name} is only {gap} worse than {best.name} and {' and '.join(gains)}: a limit chooses it"]
     return []
 
 
