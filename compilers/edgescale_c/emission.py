@@ -12,8 +12,8 @@ import numpy.typing as npt
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.lower.program import Clamp, Layer, Program, Requant, Tensor
 from edgescale_c import requant
+from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import ConstantPool, Table, float_literal
-from edgescale_c.kernels import SCALAR, Choice
 from edgescale_c.liveness import scratch_name
 from edgescale_c.planner import Plan
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected
 from edgescale_c import pack
+from edgescale_c.dsp_choice import WIDE, add_scales, is_single, layer_scales, plane_geometry, weight_rows
 from edgescale_c.emission import LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window
-from edgescale_c.kernels import WIDE, add_scales, is_single, layer_scales, plane_geometry, weight_rows
 from edgescale_c.requant import clamp_of
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected
 from edgescale_c import mve_choice
+from edgescale_c.dsp_choice import add_scales, is_single, weight_rows
 from edgescale_c.emission import LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window
-from edgescale_c.kernels import add_scales, is_single, weight_rows
 from edgescale_c.requant import clamp_of
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgescale.lower.program import ITEM_BYTES, Layer, Program
 from edgescale_c import states
-from edgescale_c.kernels import Choice
+from edgescale_c.choice import Choice
 from edgescale_c.states import Place, is_view, view_start
 
 

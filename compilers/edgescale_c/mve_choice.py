@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.lower.program import Add, Conv2D, DepthwiseConv2D, FullyConnected, Layer, Mean, Pool2D, Program
+from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
+from edgescale_c.dsp_choice import add_scales, weight_rows
 from edgescale_c.geometry import window
-from edgescale_c.kernels import SCALAR, Choice, add_scales, weight_rows
 from edgescale_c.pack import OutOfDomainError
 from edgescale_c.requant import accumulator_bounds, tables
 

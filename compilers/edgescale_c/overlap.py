@@ -34,8 +34,8 @@ from edgescale.lower.program import (
     Softmax,
     Unary,
 )
+from edgescale_c.choice import Order
 from edgescale_c.geometry import Window, window
-from edgescale_c.kernels import Order
 
 _BLOCK = 2
 """Most pixels that the convolution kernels finish at once (ES_TILE_PIXELS)."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgescale.lower.program import Program
-from edgescale_c.kernels import Choice
+from edgescale_c.choice import Choice
 from edgescale_c.liveness import Buffer, buffers, roots
 from edgescale_c.overlap import distance
 

@@ -1,0 +1,29 @@
+"""The words for a layer's kernel: its name, the scratch it needs, the order in which it touches memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Order = Literal["scalar", "blocks", "dense", "plane"]
+"""How a kernel reads and writes: "scalar": as overlap.py and verifier.py know of the scalar kernel;
+"blocks": blocks of four pixels, each read wholly before it is written; "dense": row after row, a row
+read to the end for every group of outputs; "plane": channel after channel, each read wholly before it
+is written."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layer's kernel. `name` is empty for the scalar one, whose name its emitter knows."""
+
+    name: str = ""
+    order: Order = "scalar"
+    scratch: int = 0
+    """Bytes, aligned to four, used in this layer only."""
+    reason: str = ""
+    """Why a family's own kernel does not serve."""
+    family: Literal["dsp", "mve"] = "dsp"
+    """Of the kernel that `name` names."""
+
+
+SCALAR = Choice()

@@ -1,0 +1,202 @@
+"""Which kernel of the dsp family serves a layer (Cortex-M4, M7, M33), and what it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgescale.core.errors import UnsupportedModelError
+from edgescale.lower.program import Add, Conv2D, DepthwiseConv2D, FullyConnected, Layer, Mean, Pool2D, Program
+from edgescale_c import pack
+from edgescale_c.choice import SCALAR, Choice
+from edgescale_c.constants import Table
+from edgescale_c.requant import accumulator_bounds, rescaled_bound, tables
+
+WIDE = "conv2d_s8_dsp_4x2_wide"
+"""The convolution for accumulators around centres of their own."""
+
+_LEAST_SCRATCH = 4096
+"""Scratch that is always granted; beyond it no more than the layer's input and output together."""
+
+
+def choose(program: Program, layer: Layer) -> Choice:
+    """The dsp kernel of a layer, or the scalar one and why."""
+    chooser = _DSP.get(type(layer))
+    tensors = [program.tensors[name] for name in (*layer.inputs, layer.output)]
+    if chooser is None or any(tensor.dtype != "int8" for tensor in tensors):
+        return SCALAR
+    try:
+        found = chooser(program, layer)
+        if found.scratch > max(_LEAST_SCRATCH, sum(tensor.nbytes for tensor in tensors)):
+            raise pack.OutOfDomainError(f"scratch of {found.scratch} B")
+    except pack.OutOfDomainError as reason:
+        return Choice(reason=str(reason))
+    except UnsupportedModelError:
+        return SCALAR  # its emitter says what is wrong
+    return found
+
+
+def weight_rows(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> Table:
+    """Weights as [O, taps]."""
+    if isinstance(layer, DepthwiseConv2D):
+        return layer.weights.reshape(-1, layer.weights.shape[2]).T
+    return layer.weights.reshape(len(layer.weights), -1)
+
+
+def layer_scales(program: Program, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> pack.Scales:
+    """Scales of a layer with weights. Raises OutOfDomainError; UnsupportedModelError for what no kernel takes."""
+    if layer.requant is None:
+        raise pack.OutOfDomainError("no rescaling")
+    bounds = _bounds(program, layer)
+    return pack.scales(layer.requant, tables(layer.requant, int(bounds.max(initial=0)), layer.name), bounds)
+
+
+def _bounds(program: Program, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> pack.Int64s:
+    return accumulator_bounds(weight_rows(layer), layer.bias, program.tensors[layer.inputs[0]].zero_point)
+
+
+def is_single(layer: Add | Conv2D | DepthwiseConv2D | FullyConnected) -> bool:
+    """Whether the layer's requantization rounds once."""
+    return layer.requant is not None and layer.requant.rounding == "single"
+
+
+def _conv2d(program: Program, layer: Conv2D) -> Choice:
+    if layer.groups != 1:
+        raise pack.OutOfDomainError(f"{layer.groups} groups")
+    taps = math.prod(layer.weights.shape[1:])
+    out = program.tensors[layer.output]
+    source = program.tensors[layer.inputs[0]]
+    layer_scales(program, layer)
+    single_pixel = out.size == layer.weights.shape[0] and source.size == taps
+    wide = pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=not single_pixel)
+    if single_pixel:
+        return Choice("conv2d_s8_dsp_dense", "dense", scratch=_row_scratch(taps))
+    if is_single(layer):
+        raise pack.OutOfDomainError("single rounding")
+    columns = -(-taps // 4) * 32
+    gathered = 0 if source.shape[-1] % 4 == 0 else -(-taps // 4) * 4
+    return Choice(WIDE if wide else "conv2d_s8_dsp_4x2", "blocks", scratch=columns + gathered)
+
+
+def _row_scratch(taps: int) -> int:
+    return 0 if taps % 4 == 0 else -(-taps // 4) * 4
+
+
+def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
+    layer_scales(program, layer)
+    pack.check_pairs(weight_rows(layer), _bounds(program, layer))
+    return Choice("fully_connected_s8_dsp_1x8", "dense", scratch=_row_scratch(layer.weights.shape[1]))
+
+
+@dataclass(frozen=True)
+class PlaneGeometry:
+    """`es_plane` of a depthwise convolution, in its order, and whether rows and columns changed places."""
+
+    fields: dict[str, int]
+    transposed: bool
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of the plane and the two halves after it."""
+        return self.fields["lines"] * self.fields["pitch"] * 2 + 4
+
+    @property
+    def is_3x3(self) -> bool:
+        """Whether the assembly for 3x3 windows serves: without dilation, places that move by one or two."""
+        f = self.fields
+        window = f["k_lines"] == f["k_places"] == 3
+        return window and f["stride_place"] <= 2 and f["dilation_line"] == f["dilation_place"] == 1
+
+
+def plane_geometry(program: Program, layer: DepthwiseConv2D) -> PlaneGeometry:
+    """The plane of one channel, its lines along the longer side of the output."""
+    _, in_h, in_w, in_c = program.tensors[layer.inputs[0]].shape
+    _, out_h, out_w, out_c = program.tensors[layer.output].shape
+    k_h, k_w, _ = layer.weights.shape
+    # (input, output, input step, output step, padding before, kernel, stride, dilation)
+    rows = (in_h, out_h, in_w * in_c, out_w * out_c, layer.padding[0], k_h, layer.stride[0], layer.dilation[0])
+    columns = (in_w, out_w, in_c, out_c, layer.padding[1], k_w, layer.stride[1], layer.dilation[1])
+    transposed = out_h > out_w
+    line, place = (columns, rows) if transposed else (rows, columns)
+    extent = [max((o - 1) * s + (k - 1) * d + 1, p + i) for i, o, _, _, p, k, s, d in (line, place)]
+    fields = {
+        "in_lines": line[0], "in_places": place[0], "in_line_step": line[2], "in_place_step": place[2],
+        "out_lines": line[1], "out_places": place[1], "out_line_step": line[3], "out_place_step": place[3],
+        "lines": extent[0], "pitch": extent[1] + extent[1] % 2, "pad_line": line[4], "pad_place": place[4],
+        "k_lines": line[5], "k_places": place[5], "stride_line": line[6], "stride_place": place[6],
+        "dilation_line": line[7], "dilation_place": place[7], "channels": in_c, "multiplier": layer.multiplier,
+    }  # fmt: skip
+    return PlaneGeometry(fields, transposed)
+
+
+def _depthwise(program: Program, layer: DepthwiseConv2D) -> Choice:
+    if is_single(layer):
+        raise pack.OutOfDomainError("single rounding")
+    layer_scales(program, layer)
+    geometry = plane_geometry(program, layer)
+    if any(value >= 2**15 for name, value in geometry.fields.items() if not name.endswith("_step")):
+        raise pack.OutOfDomainError("more than 32,767 pixels a line or channels")
+    name = "depthwise_s8_dsp_3x3" if geometry.is_3x3 else "depthwise_s8_dsp_plane"
+    return Choice(name, "plane", scratch=geometry.scratch)
+
+
+@dataclass(frozen=True)
+class AddScales:
+    """(multiplier, right shift) of both operands, and the scale of their sum."""
+
+    operands: tuple[tuple[int, int], tuple[int, int]]
+    total: pack.Scales
+
+
+def add_scales(program: Program, layer: Add) -> AddScales:
+    """Scales of an Add of two int8 tensors of one shape. Raises OutOfDomainError."""
+    if layer.rescale is None or layer.requant is None:
+        raise pack.OutOfDomainError("no rescaling")
+    operands, reach = [], 0
+    for name, scaling in zip(layer.inputs, layer.rescale, strict=True):
+        span = max(127 - program.tensors[name].zero_point, 128 + program.tensors[name].zero_point) << layer.left_shift
+        found = tables(scaling, span, layer.name)
+        right = -int(found.shift[0])
+        # A zero-point of the other sign reaches 2^left_shift * 256 on the way.
+        if found.per_channel or scaling.rounding != "double" or not 0 <= right <= 30 or layer.left_shift > 21:
+            raise pack.OutOfDomainError("scale of an operand")
+        operands.append((int(found.multiplier[0]), right))
+        reach += rescaled_bound(scaling, span)
+    total = pack.scales(layer.requant, tables(layer.requant, reach, layer.name), np.array([reach], np.int64))
+    if total.step or is_single(layer):
+        raise pack.OutOfDomainError("scale of the sum")
+    return AddScales((operands[0], operands[1]), total)
+
+
+def _add(program: Program, layer: Add) -> Choice:
+    shapes = {program.tensors[name].shape for name in (*layer.inputs, layer.output)}
+    if layer.constant is not None or len(shapes) != 1:
+        raise pack.OutOfDomainError("broadcasting")
+    add_scales(program, layer)
+    return Choice("add_s8_dsp")
+
+
+def _pool2d(program: Program, layer: Pool2D) -> Choice:
+    if layer.kind != "avg":
+        return SCALAR
+    if math.prod(layer.kernel) > 256:
+        raise pack.OutOfDomainError("windows above 256 pixels")
+    return Choice("avg_pool_s8_dsp")
+
+
+def _mean(program: Program, layer: Mean) -> Choice:
+    return Choice("mean_s8_dsp")
+
+
+_DSP: dict[type[Layer], Callable[[Program, Any], Choice]] = {
+    Conv2D: _conv2d,
+    FullyConnected: _fully_connected,
+    DepthwiseConv2D: _depthwise,
+    Add: _add,
+    Pool2D: _pool2d,
+    Mean: _mean,
+}
