@@ -109,6 +109,11 @@ def _show(bundle: Bundle, selection: Selection) -> None:
         from edgescale.report.layers import layer_table
 
         out.print(layer_table([_Layer(record) for record in layers], f"{best.id}: most expensive layers", 5))
+    if best.kind == "c":
+        from edgescale.report.arena import arena_table
+        from edgescale.served import entry_artifact
+
+        out.print(arena_table(entry_artifact(bundle, best).meta))
     out.print()
 
 

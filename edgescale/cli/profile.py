@@ -33,11 +33,11 @@ def command(source: Path, target: str, as_json: bool, no_cache: bool, quiet: boo
     store = StageStore(enabled=not no_cache)
     measure = _measure_bundle if source.is_dir() else _measure_model
     with progress_bars(quiet=quiet or as_json) as progress:
-        name, measurement = measure(source, target, store, progress, options)
+        artifact, measurement = measure(source, target, store, progress, options)
     if as_json:
-        print_json("profile", profile_payload(name, measurement))
+        print_json("profile", profile_payload(artifact, measurement))
     else:
-        print_profile(name, measurement, console())
+        print_profile(artifact, measurement, console())
     return 0
 
 
@@ -56,7 +56,7 @@ def _measure_model(path: Path, target_name: str, store: Any, progress: Progress,
     loaded = stages.load(ModelSource(path))
     variant = stages.compress(loaded, parse_recipe(options["recipe"], options["observer"]), calibration)
     artifact = stages.compile(variant, target, target.backends[0])
-    return variant.name, stages.profile(artifact, target, inputs.for_model(loaded), options["samples"])
+    return artifact, stages.profile(artifact, target, inputs.for_model(loaded), options["samples"])
 
 
 def _measure_bundle(path: Path, target_name: str, store: Any, progress: Progress, options: dict[str, Any]) -> Any:
@@ -84,4 +84,4 @@ def _measure_bundle(path: Path, target_name: str, store: Any, progress: Progress
     dtype = port["dtype"] if artifact.kind == "onnx" else port.get("value_dtype", "float32")
     spec = TensorSpec(port["name"], tuple(port["shape"]), dtype)
     samples = source.load(spec).head(options["samples"])
-    return entry.variant, get_rig(target.rig).measure(artifact, target, samples, progress=progress)
+    return artifact, get_rig(target.rig).measure(artifact, target, samples, progress=progress)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgescale.core.measurement import Measurement
+from edgescale.core.variant import Artifact
+from edgescale.report.arena import arena_table
 from edgescale.report.figures import COLUMNS, plain, quantity_payload, show_value
 from edgescale.report.layers import layer_table
 
@@ -12,11 +14,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def print_profile(variant: str, measurement: Measurement, console: Console) -> None:
+def print_profile(artifact: Artifact, measurement: Measurement, console: Console) -> None:
     """Print figures with their sources, what is unavailable and why, and all layers in run order."""
     from rich.table import Table
 
-    table = Table(title=f"[bold]{variant}[/] on {measurement.target}, rig {measurement.rig}", title_justify="left")
+    table = Table(
+        title=f"[bold]{plain(artifact.variant)}[/] on {measurement.target}, rig {measurement.rig}", title_justify="left"
+    )
     for heading in ("figure", "value", "source", "note"):
         table.add_column(heading, overflow="fold")
     for metric, heading in COLUMNS.items():
@@ -28,15 +32,17 @@ def print_profile(variant: str, measurement: Measurement, console: Console) -> N
     console.print(table)
     if measurement.layers:
         console.print(layer_table(measurement.layers, "layers in run order"))
+    if artifact.kind == "c":
+        console.print(arena_table(artifact.meta))
     console.print(f"[dim]artifact sha256 {measurement.artifact_sha256}[/]")
     for key, value in measurement.environment.items():
         console.print(f"[dim]{key}: {plain(value)}[/]")
 
 
-def profile_payload(variant: str, measurement: Measurement) -> dict[str, Any]:
+def profile_payload(artifact: Artifact, measurement: Measurement) -> dict[str, Any]:
     """The measurement as JSON-ready data."""
     return {
-        "variant": variant,
+        "variant": artifact.variant,
         "target": measurement.target,
         "rig": measurement.rig,
         "artifact_sha256": measurement.artifact_sha256,

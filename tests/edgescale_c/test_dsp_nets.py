@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgescale_c import BACKEND, kernels
+from edgescale_c import BACKEND, dsp_choice, kernels
 from edgescale_c.firmware import firmware_root
 from edgescale_c.generate import generate
 from edgescale_c.planner import plan
@@ -138,7 +138,7 @@ def test_large_biases_get_centres(harness):
     layer = Conv2D("c", ("x",), "y", w, bias, (1, 1), (1, 1), (0,) * 4, 1, scaled(7, -22), FULL)
     program = harness.program([layer], [int8("x", 1, 4, 4, 8)], int8("y", 1, 4, 4, 7))
     built = harness.build([program], "-O1", family="dsp")
-    assert built.generated[0].meta["layers"][0]["kernel"] == kernels.WIDE
+    assert built.generated[0].meta["layers"][0]["kernel"] == dsp_choice.WIDE
     harness.check(built)
 
 
