@@ -8,11 +8,10 @@ from importlib import metadata
 from pathlib import Path
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.core.files import sha256_file, sha256_tree, write_whole
+from edgescale.core.files import firmware_root, sha256_file, sha256_tree, write_whole
 from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
-from edgescale_c.firmware import firmware_root
 from edgescale_c.names import identifier
 
 

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
 from pathlib import Path
 
 from edgescale.core.errors import UsageError
 
 _INCLUDE = re.compile(r'^#include "(?:edgescale/)?(es_\w+\.h)"', re.MULTILINE)
-
-
-def firmware_root() -> Path:
-    """The firmware folder: that of the installed package, or of the source tree."""
-    packaged = Path(str(resources.files("edgescale"))) / "_data" / "firmware"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "firmware"
 
 
 def families(root: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from edgescale.cli.common import cache_option, json_option, quiet_option
 from edgescale.core.errors import UsageError
+from edgescale.core.files import shipped
 
 SIZES = ("small", "medium", "large")
 TARGETS = ("host", "cortex-m4-stm32l4r5")
@@ -67,8 +67,7 @@ def command(out: Path, budgets: tuple[str, ...], as_json: bool, no_cache: bool, 
 
 def example_root() -> Path:
     """Where the shipped example lies: in the installed package, or in the source tree."""
-    packaged = Path(str(resources.files("edgescale"))) / "_data" / "examples" / "fashion"
-    root = packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "examples" / "fashion"
+    root = shipped("examples/fashion")
     if not (root / "test.npz").is_file():
         raise UsageError(f"the example family is not in {root}; reinstall edgescale or use a full checkout")
     return root

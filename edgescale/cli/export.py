@@ -27,7 +27,7 @@ NEXT = {
 def _print_firmware(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    from edgescale.rigs.image import firmware_root
+    from edgescale.core.files import firmware_root
 
     click.echo(firmware_root())
     context.exit()
@@ -80,9 +80,9 @@ def command(
     """
     from edgescale.bundle import open_bundle
     from edgescale.core.budget import parse_budget
+    from edgescale.core.files import firmware_root
     from edgescale.core.target import load_target
     from edgescale.export import choose, export
-    from edgescale.rigs.image import firmware_root
 
     opened = open_bundle(bundle)
     name = load_target(target).name if target is not None and target.endswith(".toml") else target

@@ -22,6 +22,18 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "edgescale"
 
 
+def shipped(name: str) -> Path:
+    """A folder that comes with edgescale ("profiles", "firmware", "examples/fashion"): packaged, or of the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "_data" / name
+    return packaged if packaged.is_dir() else package.parent / name
+
+
+def firmware_root() -> Path:
+    """The C side: include/, kernels/, boards/, examples/, cmake/."""
+    return shipped("firmware")
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as handle:

@@ -6,11 +6,11 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from edgescale.core.errors import UsageError
+from edgescale.core.files import shipped
 
 SCHEMA = 1
 COMPILERS = ("zig", "gcc")
@@ -80,14 +80,9 @@ class Target:
     sha256: str = ""
 
 
-def _profile_root() -> Path:
-    packaged = Path(str(resources.files("edgescale"))) / "_data" / "profiles"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "profiles"
-
-
 def profile_names() -> list[str]:
     """Names of the profiles that come with edgescale, sorted."""
-    return sorted(path.stem for path in _profile_root().glob("*.toml"))
+    return sorted(path.stem for path in shipped("profiles").glob("*.toml"))
 
 
 def load_target(name_or_path: str) -> Target:
@@ -100,7 +95,7 @@ def load_target(name_or_path: str) -> Target:
         if not path.is_file():
             raise UsageError(f"target profile {name_or_path} does not exist")
     else:
-        path = _profile_root() / f"{name_or_path}.toml"
+        path = shipped("profiles") / f"{name_or_path}.toml"
         if "/" in name_or_path or not path.is_file():
             known = ", ".join(profile_names())
             raise UsageError(f"unknown target {name_or_path!r}; known: {known}; or give the path of a .toml profile")

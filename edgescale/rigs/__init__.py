@@ -90,8 +90,7 @@ def rig_fingerprint(name: str) -> str:
     packages = ("onnxruntime",) if name == "host" else ("ziglang", "unicorn", "capstone")
     digest.update(" ".join(_version(package) for package in packages).encode())
     if name != "host":
-        from edgescale.core.files import sha256_tree
-        from edgescale.rigs.image import firmware_root
+        from edgescale.core.files import firmware_root, sha256_tree
 
         digest.update(sha256_tree(firmware_root() / "boards").encode())
         programs = ["arm-none-eabi-gcc", "riscv64-unknown-elf-gcc"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 
 from edgescale.core.errors import InfeasibleError, RigError, UsageError
-from edgescale.core.files import sha256_file, sha256_tree, write_whole
+from edgescale.core.files import firmware_root, sha256_file, sha256_tree, write_whole
 from edgescale.core.target import MemoryRegion, Target
 from edgescale.core.variant import Artifact
 from edgescale.rigs.cachedir import cached_build
@@ -74,12 +73,6 @@ class Image:
         """The function of each layer; None where the compiler left none (inlined, or a layer without code)."""
         functions = {s.name: s for s in self.elf.symbols if s.kind == "STT_FUNC"}
         return [functions.get(name) for name in names]
-
-
-def firmware_root() -> Path:
-    """The firmware folder: inside the installed package, or beside it in a checkout."""
-    packaged = Path(str(resources.files("edgescale"))) / "_data" / "firmware"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "firmware"
 
 
 def region(target: Target, name: str) -> MemoryRegion:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import InfeasibleError, RigError
+from edgescale.core.files import firmware_root
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact
 from edgescale.rigs.codemap import CodeMap
 from edgescale.rigs.figures import instruction_limit, over_limit, stack_overflow
-from edgescale.rigs.image import Harness, Image, build_image, firmware_root, region
+from edgescale.rigs.image import Harness, Image, build_image, region
 from edgescale.rigs.ports import check_stored, single_input
 from edgescale.rigs.qemu_boards import Board
 from edgescale.rigs.qemu_plugin import Guarded, Stopped, Watch, build_plugin, configuration

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgescale_c.firmware import firmware_root
 from edgescale_c.generate import Generated, generate
 
+from edgescale.core.files import firmware_root
 from edgescale.lower import reference
 from edgescale.lower.program import Port, Program, Tensor
 

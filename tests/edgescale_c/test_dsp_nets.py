@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgescale_c import BACKEND, dsp_choice, kernels
-from edgescale_c.firmware import firmware_root
 from edgescale_c.generate import generate
 from edgescale_c.planner import plan
 from edgescale_c.verifier import PlanError, Workspace, verify
 
+from edgescale.core.files import firmware_root
 from edgescale.core.target import load_target
 from edgescale.core.variant import Recipe, Variant
 from edgescale.lower import lower_file, reference

@@ -8,11 +8,11 @@ import subprocess
 import numpy as np
 import pytest
 from edgescale_c import pack
-from edgescale_c.firmware import firmware_root
 from edgescale_c.requant import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgescale.core.files import firmware_root
 from edgescale.lower.fixedpoint import apply_requant
 from edgescale.lower.program import Requant
 

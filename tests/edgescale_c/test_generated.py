@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from edgescale_c import BACKEND
 from edgescale_c.constants import ConstantPool, float_literal
-from edgescale_c.firmware import firmware_root
 from edgescale_c.generate import generate
 from edgescale_c.names import comment, identifier
 
 from edgescale.core.errors import UnsupportedModelError, UsageError
+from edgescale.core.files import firmware_root
 from edgescale.core.target import Core, Target
 from edgescale.core.variant import Recipe, Variant
 from edgescale.lower import lower_file, reference

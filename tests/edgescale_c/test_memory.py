@@ -165,7 +165,7 @@ def test_reshape_shares_bytes_and_a_chain_works_in_place():
 
 
 def test_a_concatenation_of_vectors_is_not_copied(tmp_path):
-    from edgescale_c.firmware import firmware_root
+    from edgescale.core.files import firmware_root
 
     tensors = [int8("x", 1, 6), int8("a", 1, 6), int8("b", 1, 6), int8("y", 1, 12)]
     layers = [lut("x", "a"), lut("x", "b"), Concat("cat", ("a", "b"), "y", 1, (None, None))]

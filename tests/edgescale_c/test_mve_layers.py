@@ -10,11 +10,11 @@ import json
 
 import numpy as np
 import pytest
-from edgescale_c.firmware import firmware_root, needed_headers
+from edgescale_c.firmware import needed_headers
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from edgescale.core.files import sha256_tree
+from edgescale.core.files import firmware_root, sha256_tree
 from edgescale.core.target import load_target
 from edgescale.core.variant import Artifact
 from edgescale.lower import reference

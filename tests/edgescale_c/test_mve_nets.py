@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgescale_c import BACKEND, mve_choice
-from edgescale_c.firmware import firmware_root
 from edgescale_c.generate import generate
 
 from edgescale.cache import StageStore
 from edgescale.core.dataset import Dataset
+from edgescale.core.files import firmware_root
 from edgescale.core.target import load_target
 from edgescale.core.variant import Recipe, Variant
 from edgescale.lower import lower_file, reference

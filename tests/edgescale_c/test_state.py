@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from edgescale_c import BACKEND
-from edgescale_c.firmware import firmware_root
 from edgescale_c.generate import generate
 from edgescale_c.planner import plan
 from edgescale_c.verifier import PlanError, verify
 
+from edgescale.core.files import firmware_root
 from edgescale.core.target import load_target
 from edgescale.core.variant import Artifact, Recipe, Variant
 from edgescale.frontend import load_model, save_model

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from edgescale.core import files
 from edgescale.core.errors import MissingDependencyError, RigError
+from edgescale.core.files import firmware_root
 from edgescale.core.target import load_target
 from edgescale.rigs import cachedir, toolchain
-from edgescale.rigs.image import firmware_root
 
 
 @pytest.fixture
