@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from edgescale.core.errors import UsageError
 from edgescale.core.measurement import Measurement
@@ -11,12 +10,7 @@ from edgescale.core.quantity import Quantity
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact
 from edgescale.sources import DataSource, LoadedModel, RandomSource
-
-if TYPE_CHECKING:
-    from edgescale.stages import Stages
-
-AUTOMATIC = "auto"
-"""The metric chosen by the data: top-1 where there are labels, else cosine to the float model."""
+from edgescale.stages import AUTOMATIC_METRIC, Stages
 
 NO_DATA = "no evaluation data: give --eval (or --calib, to compare with the float model)"
 
@@ -62,7 +56,7 @@ class Evaluation:
 def evaluation_of(evaluation: str | None, calibration: str | None, metric: str | None) -> Evaluation:
     """Judge on the evaluation data; without it by cosine on the calibration data; without either, not at all."""
     if evaluation:
-        return Evaluation(DataSource(evaluation), "evaluation", metric or AUTOMATIC)
+        return Evaluation(DataSource(evaluation), "evaluation", metric or AUTOMATIC_METRIC)
     if calibration:
         if metric not in (None, "cosine", "mse"):
             raise UsageError(f"metric {metric!r} needs labelled data: give --eval")

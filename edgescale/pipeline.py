@@ -109,7 +109,7 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
         if (found := [_candidate(e) for e in entries if e.target.name == target.name])
     }
     marked = _mark(entries, selections)
-    bundle = write_bundle(request.out, marked, _context(request, evaluation, entries)) if marked else None
+    bundle = write_bundle(request.out, marked, _context(request, calibration, evaluation, entries)) if marked else None
     return CompileResult(request, tuple(marked), tuple(failures), selections, bundle)
 
 
@@ -141,22 +141,24 @@ def _candidate(entry: Entry) -> Candidate:
 
 def _mark(entries: list[Entry], selections: Mapping[str, Selection]) -> list[Entry]:
     """The entries with their place in the choice: on the Pareto front of their target, selected or not."""
+    fronts = {
+        target: pareto_names({verdict.name: verdict.candidate.figures for verdict in selection.ranking})
+        for target, selection in selections.items()
+    }
     marked = []
     for entry in entries:
-        ranking = selections[entry.target.name].ranking
-        front = pareto_names({verdict.name: verdict.candidate.figures for verdict in ranking})
-        name = _candidate(entry).name
-        marked.append(replace(entry, pareto=name in front, selected=name == ranking[0].name))
+        name, target = _candidate(entry).name, entry.target.name
+        marked.append(replace(entry, pareto=name in fronts[target], selected=name == selections[target].best.name))
     return marked
 
 
-def _context(request: Request, evaluation: Evaluation, entries: list[Entry]) -> Context:
+def _context(request: Request, calibration: DataSource | None, evaluation: Evaluation, entries: list[Entry]) -> Context:
     """What the manifest says of the bundle as a whole."""
-    roles = {"calibration": request.calibration, evaluation.role: evaluation.data.spec}
+    sources = {"calibration": calibration, evaluation.role: evaluation.data}
     datasets = [
-        DatasetRecord(role=role, name=Path(spec).name, sha256=DataSource(spec).fingerprint)
-        for role, spec in roles.items()
-        if spec is not None and role != "random"
+        DatasetRecord(role=role, name=Path(source.spec).name, sha256=source.fingerprint)
+        for role, source in sources.items()
+        if source is not None and role != "random"
     ]
     scored = entries[0].measurement
     return Context(

@@ -26,6 +26,9 @@ from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Recipe, Variant
 from edgescale.sources import DataSource, LoadedModel, ModelSource, Samples
 
+AUTOMATIC_METRIC = "auto"
+"""The metric chosen by the data: top-1 where there are labels, else cosine to the float model."""
+
 VERIFY_SAMPLES = 4
 """Inputs on which every compile compares a device's output with the reference, bit for bit."""
 
@@ -143,13 +146,15 @@ class Stages:
     def outputs(self, artifact: Artifact, target: Target, data: Samples) -> Path:
         """Run every sample through the artifact's own code on this machine; the path of outputs.npy."""
 
+        from edgescale.rigs import local_executor, rig_fingerprint
+
         def build(directory: Path) -> Mapping[str, Any]:
-            from edgescale.rigs import local_executor
 
             self._run_all(local_executor(artifact, target), data, f"evaluate {artifact.variant}", directory)
             return {}
 
-        parts = {"artifact": artifact.sha256, "data": data.fingerprint}
+        tools = rig_fingerprint("host" if artifact.kind == "onnx" else target.rig)
+        parts = {"artifact": artifact.sha256, "data": data.fingerprint, "tools": tools}
         return self.store.run("outputs", parts, build).path / "outputs.npy"
 
     def reference_outputs(self, variant: Variant, data: Samples) -> Path:
@@ -177,7 +182,8 @@ class Stages:
             from edgescale.frontend import load_metric
 
             dataset = data.load()
-            found = load_metric(metric if metric != "auto" else "cosine" if dataset.y is None else "top1")
+            fitting = "cosine" if dataset.y is None else "top1"
+            found = load_metric(fitting if metric == AUTOMATIC_METRIC else metric)
             value = found(np.load(outputs), dataset.y, np.load(reference))
             return {
                 "metric": found.name,
@@ -197,6 +203,8 @@ class Stages:
     def verify(self, variant: Variant, artifact: Artifact, target: Target, data: Samples) -> Mapping[str, Any]:
         """Compare the target's output with the NumPy reference on a few inputs; see `edgescale.verify`."""
 
+        from edgescale.rigs import rig_fingerprint
+
         def build(directory: Path) -> Mapping[str, Any]:
             from edgescale.verify import compare_with_reference
 
@@ -206,6 +214,7 @@ class Stages:
             "variant": variant.sha256,
             "artifact": artifact.sha256,
             "target": target.sha256,
+            "rig": [target.rig, rig_fingerprint(target.rig)],
             "samples": [data.fingerprint, VERIFY_SAMPLES],
         }
         return self.store.run("verify", parts, build).result

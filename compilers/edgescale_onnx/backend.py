@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgescale.core.errors import EdgescaleError, UnsupportedModelError
-from edgescale.core.files import sha256_tree, write_whole
+from edgescale.core.files import sha256_file, sha256_tree, write_whole
 from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
 
-VERSION = "1"
 MODEL_FILE = "model.onnx"
 
 SESSION: dict[str, Any] = {
@@ -31,7 +30,7 @@ class OnnxBackend:
 
     def version(self) -> str:
         """Of this back end and of ONNX Runtime, which checks what it ships."""
-        return f"{VERSION} onnxruntime {metadata.version('onnxruntime')}"
+        return f"{sha256_file(Path(__file__))[:16]} onnxruntime {metadata.version('onnxruntime')}"
 
     def missing(self) -> str | None:
         """None when ONNX Runtime is installed, else the command that installs it."""

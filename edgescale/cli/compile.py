@@ -101,8 +101,9 @@ def run_compile(
     from edgescale.core.target import load_target
     from edgescale.core.variant import parse_recipe
     from edgescale.pipeline import Request, compile_models
-    from edgescale.report.compile import compile_payload, print_compile, write_reports
+    from edgescale.report.compile import check_reports, compile_payload, print_compile, write_reports
 
+    check_reports(reports)
     profiles = tuple(load_target(name) for name in dict.fromkeys(targets or ("host",)))
     request = Request(
         models=models,

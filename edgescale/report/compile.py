@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 VARIANT_METRICS = ("accuracy", "error", "drop", "latency", "instructions", "energy", "flash", "ram", "arena")
 TOP_LAYERS = 5
 REPORT_WIDTH = 132
+REPORT_SUFFIXES = (".txt", ".html", ".svg")
 
 
 def print_compile(result: CompileResult, console: Console) -> None:
@@ -106,8 +107,16 @@ def _short(path: Path) -> str:
         return str(path)
 
 
+def check_reports(paths: Sequence[Path]) -> None:
+    """Raise UsageError for a report whose suffix names no format."""
+    for path in paths:
+        if path.suffix not in REPORT_SUFFIXES:
+            found = path.suffix or "no suffix"
+            raise UsageError(f"report {path}: {found} is not a report format; use {', '.join(REPORT_SUFFIXES)}")
+
+
 def write_reports(result: CompileResult, paths: Sequence[Path]) -> None:
-    """Write what `print_compile` prints to each of `paths`: .txt, .html or .svg by suffix. Raises UsageError."""
+    """Write what `print_compile` prints to each of `paths`: .txt, .html or .svg by suffix (see `check_reports`)."""
     from io import StringIO
 
     from rich.console import Console
@@ -120,12 +129,8 @@ def write_reports(result: CompileResult, paths: Sequence[Path]) -> None:
                 content = recorder.export_text()
             case ".html":
                 content = recorder.export_html()
-            case ".svg":
+            case _:
                 content = recorder.export_svg(title="edgescale compile")
-            case other:
-                raise UsageError(
-                    f"report {path}: {other or 'no suffix'} is not a report format; use .txt, .html or .svg"
-                )
         write_whole(path, content)
 
 

@@ -133,7 +133,9 @@ def test_a_report_file_holds_what_the_terminal_shows(edgescale: Callable, projec
     assert "model-w8a8" in answer.out
     for file in files:
         assert "model" in file.read_text()
-    assert _compile(edgescale, project, tmp_path / "b", "--report", tmp_path / "report.doc").code == 2
+    refused = _compile(edgescale, project, tmp_path / "unused", "--report", tmp_path / "report.doc")
+    assert refused.code == 2
+    assert not (tmp_path / "unused").exists(), "refused before any work"
 
 
 def test_an_already_quantized_model_is_taken_as_it_is(edgescale: Callable, project: object, tmp_path: Path) -> None:
