@@ -24,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
-DType = Literal["int8", "int32", "float32"]
+DType = Literal["int8", "int16", "int32", "float32"]
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
 """Rows above, columns left, rows below, columns right."""
 
-ITEM_BYTES: dict[str, int] = {"int8": 1, "int32": 4, "float32": 4}
+ITEM_BYTES: dict[str, int] = {"int8": 1, "int16": 2, "int32": 4, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Conv2D(Layer):
-    """weights [O, KH, KW, I/groups]; bias int32 or float32 [O] (input zero-point NOT folded in)."""
+    """weights [O, KH, KW, I/groups]; bias int32 or float32 [O] (input zero-point NOT folded in).
+
+    weight_bits: bits in which a back end may store an integer weight (here, and in the other layers with weights);
+    the arrays hold int8 all the same, with values in [-2^(bits-1), 2^(bits-1)).
+    """
 
     weights: Array
     bias: Array
@@ -118,6 +122,7 @@ class Conv2D(Layer):
     groups: int
     requant: Requant | None
     clamp: Clamp
+    weight_bits: int = field(default=8, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ class DepthwiseConv2D(Layer):
     multiplier: int
     requant: Requant | None
     clamp: Clamp
+    weight_bits: int = field(default=8, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,7 @@ class FullyConnected(Layer):
     bias: Array
     requant: Requant | None
     clamp: Clamp
+    weight_bits: int = field(default=8, kw_only=True)
 
 
 @dataclass(frozen=True)
