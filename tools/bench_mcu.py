@@ -27,10 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from edgescale.cache import StageStore
+from edgescale.cli.common import memory_option
 from edgescale.core.dataset import Dataset
 from edgescale.core.errors import EdgescaleError
 from edgescale.core.files import sha256_file, write_whole
 from edgescale.core.measurement import Measurement
+from edgescale.core.memory import Memory
 from edgescale.core.model import TensorSpec
 from edgescale.core.target import Target, load_target
 from edgescale.core.variant import Artifact, Recipe
@@ -93,12 +95,14 @@ def random_samples(spec: TensorSpec, count: int) -> Dataset:
     return Dataset("random", x, None, hashlib.sha256(x.tobytes()).hexdigest())
 
 
-def measure(stages: Stages, path: Path, target: Target, calib: str | None, data: str | None, count: int) -> Result:
+def measure(
+    stages: Stages, path: Path, target: Target, memory: Memory, calib: str | None, data: str | None, count: int
+) -> Result:
     """Compile and measure one model."""
     loaded = stages.load(ModelSource(path))
     recipe = Recipe(8, 8) if loaded.quantized or calib else Recipe()
     variant = stages.compress(loaded, recipe, DataSource(calib) if calib else None)
-    artifact = stages.compile(variant, target, "edgescale_c")
+    artifact = stages.compile(variant, target, "edgescale_c", memory)
     given = DataSource(data).for_model(loaded).load().head(count) if data else None
     samples = given or random_samples(loaded.only_input(), count)
     measurement = get_rig(target.rig).measure(artifact, target, samples)
@@ -187,6 +191,7 @@ def regressions(records: list[dict[str, Any]], baseline: list[dict[str, Any]]) -
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-t", "--target", "profile", default="cortex-m4-stm32l4r5", show_default=True, help="Target profile.")
+@memory_option
 @click.option("--calib", help="Calibration data for float models.")
 @click.option("--data", help="Samples to run. Default: random ones.")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="How many samples to run.")
@@ -196,6 +201,7 @@ def regressions(records: list[dict[str, Any]], baseline: list[dict[str, Any]]) -
 def main(
     models: tuple[Path, ...],
     profile: str,
+    memory: Memory,
     calib: str | None,
     data: str | None,
     samples: int,
@@ -211,7 +217,7 @@ def main(
         target = load_target(profile)
         with tempfile.TemporaryDirectory() as store:
             stages = Stages(StageStore(Path(store)))
-            results = [measure(stages, path, target, calib, data, samples) for path in models]
+            results = [measure(stages, path, target, memory, calib, data, samples) for path in models]
     except EdgescaleError as error:
         raise click.ClickException(str(error)) from None
     for result in results if layers else []:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from edgescale.report.figures import plain
 
 WIDTH = 48
 SHADES = "█▓▒"
-_INDEX = re.compile(r"_l(\d+)_")
 
 
 @dataclass(frozen=True)
@@ -26,15 +24,20 @@ class Moment:
 
 
 def moments(meta: Mapping[str, Any]) -> list[Moment]:
-    """The plan of a C artifact, layer by layer in run order. Overlapping buffers count once."""
-    found = []
-    for position, layer in enumerate(meta["layers"]):
-        match = _INDEX.search(layer["symbol"])
-        index = int(match[1]) if match else position
-        rows = [row for row in meta["plan"] if row["first"] <= index <= row["last"]]
-        taken = tuple(sorted({(int(row["offset"]), int(row["bytes"])) for row in rows}))
-        found.append(Moment(layer["name"], taken, _union(taken)))
-    return found
+    """The plan of a C artifact, layer by layer in run order. Overlapping buffers count once.
+
+    Of a layer that runs in stripes, the stripe during which most is taken.
+    """
+    return [
+        max((_moment(meta, layer["name"], step) for step in layer["steps"]), key=lambda moment: moment.live)
+        for layer in meta["layers"]
+    ]
+
+
+def _moment(meta: Mapping[str, Any], name: str, step: int) -> Moment:
+    rows = [row for row in meta["plan"] if row["first"] <= step <= row["last"]]
+    taken = tuple(sorted({(int(row["offset"]), int(row["bytes"])) for row in rows}))
+    return Moment(name, taken, _union(taken))
 
 
 def peak(found: Sequence[Moment]) -> Moment:
