@@ -50,13 +50,15 @@ METRICS = ("instructions", "cycles", "flash", "arena", "ram", "stack")
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one target. `published`: engine name -> its figures."""
+    """One model on one target. `published`: engine name -> its figures; `board`: latencies of other engines on the
+    same board, ms."""
 
     name: str
     target: Target
     artifact: Artifact
     measurement: Measurement
     published: dict[str, dict[str, int]]
+    board: dict[str, float]
 
     @property
     def macs(self) -> int:
@@ -83,6 +85,20 @@ def published(model: Path, core: str) -> dict[str, dict[str, int]]:
     }
 
 
+def board_latencies(model: Path, target: str) -> dict[str, float]:
+    """Measured on the target's board, of other engines running the same file, in ms."""
+    digest = sha256_file(model)
+    table = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
+    names = {
+        name for engine in table["engine"] for name, entry in engine["models"].items() if entry["sha256"] == digest
+    }
+    found: dict[str, float] = {}
+    for board in table["board"]:
+        for name in names & set(board["models"]) if board["target"] == target else ():
+            found |= board["models"][name]
+    return found
+
+
 def random_samples(spec: TensorSpec, count: int) -> Dataset:
     """Samples of an input that reach every stored value: integers over their range, reals of a normal law."""
     rng = np.random.default_rng(0)
@@ -106,7 +122,8 @@ def measure(
     given = DataSource(data).for_model(loaded).load().head(count) if data else None
     samples = given or random_samples(loaded.only_input(), count)
     measurement = get_rig(target.rig).measure(artifact, target, samples)
-    return Result(variant.name, target, artifact, measurement, published(path, target.core.cpu))
+    compared = published(path, target.core.cpu), board_latencies(path, target.name)
+    return Result(variant.name, target, artifact, measurement, *compared)
 
 
 def summary(results: list[Result]) -> Table:
@@ -122,6 +139,25 @@ def summary(results: list[Result]) -> Table:
         for engine, theirs in result.published.items():
             shares = ["" if v is None or m not in theirs else f"{v / theirs[m]:.3f}" for m, v in values.items()]
             table.add_row(f"  / {engine}", "", "", *shares, style="bold")
+    return table
+
+
+def board_table(results: list[Result]) -> Table | None:
+    """Modelled latencies beside what real boards took with other engines; None where nothing is published."""
+    if not any(result.board for result in results):
+        return None
+    title = "modelled latency beside latencies measured on the board with other engines (plausible, not the same code)"
+    table = Table(title=title)
+    table.add_column("model")
+    for column in ("modelled ms", "best ms", "modelled / best", "reference ms", "modelled / reference"):
+        table.add_column(column, justify="right")
+    for result in results:
+        latency = result.measurement.metrics["latency"].value
+        cells = [f"{latency:.3g}"]
+        for name in ("best", "reference"):
+            theirs = result.board.get(name)
+            cells += ["-", "-"] if theirs is None else [f"{theirs:g}", f"{latency / theirs:.2f}"]
+        table.add_row(result.name, *cells)
     return table
 
 
@@ -223,6 +259,8 @@ def main(
     for result in results if layers else []:
         console.print(layer_table(result))
     console.print(summary(results))
+    if (boards := board_table(results)) is not None:
+        console.print(boards)
     records = [record(result) for result in results]
     if file is not None:
         write_whole(file, json.dumps(records, indent=1) + "\n")

@@ -160,7 +160,11 @@ def _measurement(
     cycles, instructions = int(worst.tally.cycles.sum()), int(worst.tally.instructions.sum())
     memory, unavailable = memory_figures(artifact, emulated.image, target, max(r.stack for r in runs))
     stalls = int(worst.tally.flash_stalls.sum())
-    model = f"{table.core} cycle table{', approximate' if table.approximate else ''}; {stalls:,} cycles wait for flash"
+    low, high = worst.tally.bounds
+    model = (
+        f"{table.core} cycle table{', approximate' if table.approximate else ''}; {stalls:,} cycles wait for flash; "
+        f"{low:,} to {high:,} cycles over what the manuals leave open"
+    )
     least = min(int(r.tally.instructions.sum()) for r in runs)
     counted = f"the most of {len(runs)} inputs; the least is {least:,}" if len(runs) > 1 else "one input"
     metrics = {
