@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgescale.lower.program import macs
+import numpy as np
+
+from edgescale.lower.program import Layer, Program, macs
 from edgescale_c import emit_elementwise, emit_slice, emit_spatial, emit_weighted
 from edgescale_c.arrange import Arranged
 from edgescale_c.calls import Call
@@ -22,7 +24,7 @@ EMITTERS = (emit_elementwise, emit_slice, emit_spatial, emit_weighted)
 @dataclass
 class Steps:
     """functions: in order of first use; calls: those of a run; details: of each function, for artifact.json
-    (`calls` how often it runs, `steps` as which layers of the plan)."""
+    (`calls` how often it runs, `steps` as which layers of the plan; `macs` and `bytes` of all its calls)."""
 
     symbol: str
     functions: list[EmittedLayer] = field(default_factory=list)
@@ -37,7 +39,7 @@ class Steps:
     def add_update(self, code: LayerCode, index: int) -> None:
         """The copies that bring states to their places at the end of a run."""
         name = layer_symbol(self.symbol, index, "states")
-        detail = {"macs": 0, "kernel": code.kernel, "reason": "", "nodes": [], "calls": 1, "steps": [index]}
+        detail = {"macs": 0, "bytes": 0, "kernel": code.kernel, "reason": "", "nodes": [], "calls": 1, "steps": [index]}
         self.add(EmittedLayer(name, "states", "StateUpdate", code), detail)
         self.calls.append(Call(name))
 
@@ -60,11 +62,22 @@ def emit_steps(arranged: Arranged, symbol: str, pool: ConstantPool) -> Steps:
             known[origin, code.body] = len(steps.functions)
             function = EmittedLayer(name, layer.name, layer.op, code, tuple(parameter for parameter, _ in arguments))
             empty: dict[str, Any] = {"kernel": code.kernel, "reason": choice.reason, "nodes": list(layer.nodes)}
-            steps.add(function, {**empty, "macs": 0, "calls": 0, "steps": []})
+            steps.add(function, {**empty, "macs": 0, "bytes": 0, "calls": 0, "steps": []})
         position = known[origin, code.body]
         detail = steps.details[position]
         detail["macs"] += macs(program, layer)
+        detail["bytes"] += _traffic(program, layer)
         detail["calls"] += 1
         detail["steps"].append(index)
         steps.calls.append(Call(steps.functions[position].symbol, tuple(offset for _, offset in arguments)))
     return steps
+
+
+def _traffic(program: Program, layer: Layer) -> int:
+    """Bytes of a layer's inputs, output and weights, each once: what it cannot do without moving."""
+    held = sum(program.tensors[name].nbytes for name in (*layer.inputs, layer.output))
+    weights = getattr(layer, "weights", None)
+    if weights is None:
+        return held
+    bits = int(getattr(layer, "weight_bits", 8)) if weights.dtype == np.int8 else 8 * int(weights.itemsize)
+    return held - (-int(weights.size) * bits // 8) + int(getattr(layer, "bias", weights[:0]).nbytes)

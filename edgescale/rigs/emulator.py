@@ -24,7 +24,14 @@ from edgescale.core.target import MemoryRegion, Target
 from edgescale.core.variant import Artifact
 from edgescale.rigs.cycle_tables import TABLES, CycleTable
 from edgescale.rigs.cycles import Tally, tally
-from edgescale.rigs.figures import check_options, instruction_limit, memory_figures, whole_number
+from edgescale.rigs.figures import (
+    check_options,
+    instruction_limit,
+    kernel_text,
+    memory_figures,
+    static_figures,
+    whole_number,
+)
 from edgescale.rigs.image import Image, build_image, region
 from edgescale.rigs.machine import CORES, Machine, MemoryLimits
 from edgescale.rigs.ports import check_stored, from_stored, single_input, to_stored
@@ -202,8 +209,9 @@ def _layer_figures(emulated: Emulated, run: Tally, clock: int) -> tuple[LayerFig
                 "instructions": Quantity(int(run.instructions[index]), "1", "emulated", "with the functions it calls"),
                 "cycles": Quantity(cycles, "1", "modelled"),
                 "latency": Quantity(cycles / clock * 1e3, "ms", "modelled"),
+                **static_figures(layer),
             }
-        figures.append(LayerFigures(layer["name"], layer["op"], layer["macs"], metrics, layer.get("kernel", "")))
+        figures.append(LayerFigures(layer["name"], layer["op"], layer["macs"], metrics, kernel_text(layer)))
     return tuple(figures)
 
 
