@@ -19,9 +19,9 @@ from edgescale_c.names import identifier
 class CBackend:
     """Generated C99: constants in read-only memory, a verified static memory plan, kernels specialised by inlining.
 
-    The artifact's `meta`, also in artifact.json, names the symbols (`symbol`, accessors, one function a
-    layer), the files, `arena_bytes`, `weights_bytes`, ports with shape, axes and quantization, and the
-    memory plan.
+    The artifact's `meta`, also in artifact.json, names the symbols (`symbol`, accessors, the functions of
+    `layers`), the files, `arena_bytes`, `weights_bytes`, ports with shape, axes and quantization, the memory
+    plan, its `peak`, and in `memory` the mode and the regions that run in stripes.
     """
 
     name = "edgescale_c"

@@ -52,7 +52,7 @@ def arena_table(meta: Mapping[str, Any]) -> Table:
     highest = peak(found)
     limit = f", no plan for this order needs less than {bound:,} B" if bound is not None else ""
     title = f"arena {total:,} B{limit}; the peak is set by {plain(highest.name)}: {highest.live:,} B in use"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption=_stripes(meta) or None, caption_justify="left")
     table.add_column("layer", overflow="fold", min_width=24)
     table.add_column(f"0 .. {total:,} B", no_wrap=True)
     table.add_column("in use", justify="right", no_wrap=True)
@@ -60,6 +60,15 @@ def arena_table(meta: Mapping[str, Any]) -> Table:
         mark = " [bold]<- peak[/]" if moment is highest else ""
         table.add_row(plain(moment.name), _bar(moment.taken, total), f"{moment.live:,}{mark}")
     return table
+
+
+def _stripes(meta: Mapping[str, Any]) -> str:
+    """The regions that run in stripes, a line each."""
+    return "\n".join(
+        f"in {region['stripes']} stripes, {region['halo']} halo: {plain(region['first'])} to {plain(region['last'])} "
+        f"({region['layers']} layers; {region['extra_macs']:,} MACs done again, {region['moved_bytes']:,} B moved)"
+        for region in meta.get("memory", {}).get("regions", ())
+    )
 
 
 def _union(taken: Sequence[tuple[int, int]]) -> int:

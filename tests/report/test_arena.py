@@ -37,6 +37,9 @@ def test_a_layer_in_stripes_shows_the_fullest() -> None:
     meta = _meta([(0, 10, 0, 0), (0, 30, 2, 2), (0, 20, 4, 4)])
     meta["layers"] = [{"steps": [0, 2, 4], "name": "striped"}]
     assert [m.live for m in moments(meta)] == [30]
+    region = {"stripes": 3, "halo": "held", "first": "a", "last": "b", "layers": 2, "extra_macs": 0, "moved_bytes": 7}
+    meta["memory"] = {"mode": "smallest", "regions": [region]}
+    assert "in 3 stripes, held halo: a to b" in str(arena_table(meta).caption)
 
 
 def test_the_picture_marks_the_peak_and_where_memory_is_free() -> None:
