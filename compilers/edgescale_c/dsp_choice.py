@@ -167,7 +167,7 @@ def add_scales(program: Program, layer: Add) -> AddScales:
         operands.append((int(found.multiplier[0]), right))
         reach += rescaled_bound(scaling, span)
     total = pack.scales(layer.requant, tables(layer.requant, reach, layer.name), np.array([reach], np.int64))
-    if total.step or is_single(layer):
+    if total.per_channel or is_single(layer):
         raise pack.OutOfDomainError("scale of the sum")
     return AddScales((operands[0], operands[1]), total)
 

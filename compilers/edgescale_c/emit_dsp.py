@@ -24,35 +24,40 @@ def _rounding(scope: Scope) -> int:
     return 2 * scope.out.zero_point + 1
 
 
-def _scale_fields(scope: Scope, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> str:
+def _scales(scope: Scope, layer: Conv2D | DepthwiseConv2D) -> str:
+    """Initialiser of `es_scales`."""
     scales = layer_scales(scope.program, layer)
-    table = scope.constant("scale", scales.entries)
-    return f".scale = (const es_scale_pair *)(const void *){table}, .scale_step = {scales.step}"
-
-
-def _pair_fields(scope: Scope, layer: Conv2D | FullyConnected, words: pack.Words) -> str:
-    """Fields that layers with weights of channel pairs share."""
-    rows = weight_rows(layer)
-    folded = folded_bias(scope, rows, layer.bias)
-    bias = pack.wide_bias(folded, rows) if scope.choice.name == WIDE else pack.pair_bias(folded)
-    fields = f".weights = {scope.constant('weights', words)}, .bias = {scope.constant('bias', bias)}, "
-    return f"{fields}{_scale_fields(scope, layer)}, .rounding = {_rounding(scope)}"
+    multiplier = scope.constant("multiplier", scales.multiplier.astype(np.int32))
+    shift = scope.constant("shift", scales.shifts)
+    return f"{{{multiplier}, (const uint8_t *)(const void *){shift}, {int(scales.per_channel)}}}"
 
 
 def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
     """Convolution by columns, or, of a single pixel whose window is the whole image, as a dense product."""
     if scope.choice.order == "dense":
         return _dense(scope, layer)
-    words = pack.gemm_weights(weight_rows(layer))
-    gemm = "es_gemm_4x2_wide_s8" if scope.choice.name == WIDE else "es_gemm_4x2_s8"
-    kernel = "es_conv2d_gemm_s8" if geometry.in_c % 4 == 0 else "es_conv2d_gemm_any_s8"
-    body = (
-        f"static const es_conv2d_gemm k = {{.gemm = {gemm}, .window = {{{geometry.initialiser()}}}, "
-        f"{_pair_fields(scope, layer, words)}, .in_zero_point = {scope.source().zero_point}, "
-        f".tap_pairs = {words.shape[1]}}};",
-        f"{kernel}({scope.read()}, {scope.write()}, {scope.scratch('uint32_t')}, &k);",
-        *_clamped(scope, layer.clamp),
+    rows = weight_rows(layer)
+    words = pack.gemm_weights(rows)
+    folded = folded_bias(scope, rows, layer.bias)
+    wide = scope.choice.name == WIDE
+    bias = scope.constant("bias", pack.wide_bias(folded, rows) if wide else pack.pair_bias(folded))
+    gemm = (
+        f"{{.gemm = {'es_gemm_4x2_wide_s8' if wide else 'es_gemm_4x2_s8'}, "
+        f".weights = {scope.constant('weights', words)}, .bias = {bias}, .scales = {_scales(scope, layer)}, "
+        f".rounding = {_rounding(scope)}, .tap_pairs = {words.shape[1]}, .in_c = {geometry.in_c}, "
+        f".out_c = {geometry.out_c}}}"
     )
+    data = f"{scope.read()}, {scope.write()}, {scope.scratch('uint32_t')}, &k"
+    if geometry.is_pointwise and geometry.in_c % 4 == 0:
+        declaration = f"static const es_conv2d_gemm k = {gemm};"
+        call = f"es_conv2d_gemm_1x1_s8({data}, {geometry.out_w});"
+    else:
+        declaration = (
+            f"static const es_conv2d_columns k = {{.gemm = {gemm}, .window = {{{geometry.initialiser()}}}, "
+            f".in_zero_point = {scope.source().zero_point}}};"
+        )
+        call = f"{'es_conv2d_gemm_s8' if geometry.in_c % 4 == 0 else 'es_conv2d_gemm_any_s8'}({data});"
+    body = (declaration, call, *_clamped(scope, layer.clamp))
     return LayerCode(body, scope.choice.name, ("es_conv2d_gemm_s8.h",))
 
 
@@ -64,9 +69,12 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
 def _dense(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
     rows = weight_rows(layer)
     outputs, inputs = rows.shape
+    scales = layer_scales(scope.program, layer)
+    bias = scope.constant("bias", pack.pair_bias(folded_bias(scope, rows, layer.bias)))
     body = (
-        f"static const es_dense_layer k = {{{_pair_fields(scope, layer, pack.dense_weights(rows))}, "
-        f".single = {int(is_single(layer))}}};",
+        f"static const es_dense_layer k = {{.weights = {scope.constant('weights', pack.dense_weights(rows))}, "
+        f".bias = {bias}, .scale = (const es_scale_pair *)(const void *){scope.constant('scale', scales.pairs)}, "
+        f".scale_step = {scales.step}, .rounding = {_rounding(scope)}, .single = {int(is_single(layer))}}};",
         f"es_fully_connected_dense_s8({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, "
         f"{scope.source().size // inputs}, {inputs}, {outputs}, &k);",
         *_clamped(scope, layer.clamp),
@@ -91,7 +99,7 @@ def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
     body = (
         f"static const es_plane g = {{{fields}}};",
         f"static const es_depthwise_weights k = {{{taps}, "
-        f".bias = {scope.constant('bias', np.ascontiguousarray(bias))}, {_scale_fields(scope, layer)}, "
+        f".bias = {scope.constant('bias', np.ascontiguousarray(bias))}, .scales = {_scales(scope, layer)}, "
         f".in_zero_point = {scope.source().zero_point}, .rounding = {_rounding(scope)}}};",
         f"{function}({scope.read()}, {scope.write()}, {scope.scratch('int16_t')}, &g, &k);",
         *_clamped(scope, layer.clamp),
@@ -106,10 +114,10 @@ def add(scope: Scope, layer: Add) -> LayerCode:
     for index, (multiplier, right) in enumerate(scales.operands):
         base = -scope.source(index).zero_point * 2 ** (layer.left_shift + 1)
         operands.append(f"{{{base}, {multiplier}, {right}}}")
-    multiplier, _, shifts = scales.total.entries[0]
+    multiplier, shift = scales.total.multiplier[0], scales.total.right[0]
     body = (
         f"const es_add_layer k = {{.left_shift = {layer.left_shift}, .a = {operands[0]}, .b = {operands[1]}, "
-        f".sign = {-1 if layer.subtract else 1}, .multiplier = {multiplier}, .shift = {shifts & 0xFF}, "
+        f".sign = {-1 if layer.subtract else 1}, .multiplier = {multiplier}, .shift = {shift}, "
         f".rounding = {_rounding(scope)}}};",
         f"es_add_dsp_s8({scope.read(0)}, {scope.read(1)}, {scope.write()}, {scope.out.size}, &k);",
         *_clamped(scope, layer.clamp),

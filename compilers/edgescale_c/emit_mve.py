@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected
 from edgescale_c import mve_choice
 from edgescale_c.dsp_choice import add_scales, is_single, weight_rows
@@ -49,12 +51,14 @@ def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
     """Depthwise convolution on strips of eight channels' planes."""
     geometry = mve_choice.planes(scope.program, layer)
     bias = folded_bias(scope, weight_rows(layer), layer.bias)
-    scales = mve_choice.depthwise_scales(bias, mve_choice.scales(scope.program, layer))
+    multiplier, left = mve_choice.scales(scope.program, layer)
+    scales = scope.constant("scale", np.stack([bias, multiplier], axis=1))
+    shifts = scope.constant("shift", left.astype(np.int8))
     weights = scope.constant("weights", mve_choice.depthwise_weights(layer, geometry))
     fields = ", ".join(f".{name} = {value}" for name, value in geometry.fields.items())
     body = (
         f"const es_mve_planes g = {{{fields}}};",
-        f"const es_mve_depthwise k = {{{weights}, {scope.constant('scale', scales)}, {scope.source().zero_point}, "
+        f"const es_mve_depthwise k = {{{weights}, {scales}, {shifts}, {scope.source().zero_point}, "
         f"{_output(scope, layer.clamp, False)}}};",
         f"es_depthwise_mve_s8({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, &g, &k);",
     )
@@ -68,10 +72,10 @@ def add(scope: Scope, layer: Add) -> LayerCode:
         f"{{{-scope.source(index).zero_point * 2**layer.left_shift}, {multiplier}, {right}}}"
         for index, (multiplier, right) in enumerate(scales.operands)
     )
-    multiplier, _, shifts = (int(value) for value in scales.total.entries[0])
+    multiplier, shift = int(scales.total.multiplier[0]), int(scales.total.right[0])
     body = (
         f"const es_mve_add k = {{{layer.left_shift}, {a}, {b}, {-1 if layer.subtract else 1}, {multiplier}, "
-        f"{-(shifts & 0xFF) - 1}, {_output(scope, layer.clamp, False)}}};",
+        f"{-shift - 1}, {_output(scope, layer.clamp, False)}}};",
         f"es_add_mve_s8({scope.read(0)}, {scope.read(1)}, {scope.write()}, {scope.out.size}, &k);",
     )
     return LayerCode(body, scope.choice.name, ("es_add_mve_s8.h",))

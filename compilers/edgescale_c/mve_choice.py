@@ -81,21 +81,18 @@ def dense_weights(rows: Table, group: int) -> npt.NDArray[np.int8]:
 
 
 def dense_scales(bias: npt.NDArray[np.int32], scaling: npt.NDArray[np.int32], group: int) -> npt.NDArray[np.int32]:
-    """Folded bias [O] and `scales` -> [groups of 4 or 2 channels, 3, 4], groups of two repeated.
+    """Folded bias [O] and `scales` -> [groups of 4 or 2 channels, 2 * group + 1].
 
-    Channels that fill a group up get -1 as shift.
+    Biases, multipliers, and a byte a channel of shifts, those of groups of two repeated. Channels that fill a
+    group up get -1 as shift.
     """
     full = np.zeros((3, -(-len(bias) // group) * group), np.int32)
     full[2] = -1
     full[0, : len(bias)] = bias
     full[1:, : len(bias)] = scaling
-    grouped = full.reshape(3, -1, group).transpose(1, 0, 2)
-    return np.ascontiguousarray(np.tile(grouped, (1, 1, 4 // group)))
-
-
-def depthwise_scales(bias: npt.NDArray[np.int32], scaling: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Folded bias [O] and `scales` -> [O, 3]."""
-    return np.ascontiguousarray(np.stack([bias, *scaling], axis=1))
+    grouped = full.reshape(3, -1, group)
+    shifts = np.ascontiguousarray(np.tile(grouped[2], (1, 4 // group)).astype(np.int8)).view(np.int32)
+    return np.concatenate([grouped[0], grouped[1], shifts], axis=1)
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def planes(program: Program, layer: DepthwiseConv2D) -> Planes:
         "in_lines": line[0], "in_places": place[0], "in_line_step": line[2], "in_place_step": place[2],
         "out_lines": line[1], "out_places": place[1], "out_line_step": line[3], "out_place_step": place[3],
         "lines": lines, "pitch": pitch, "pad_line": line[4], "pad_place": place[4], "k_lines": k_lines,
-        "stride_line": line[6], "stride_place": place[6], "dilation_line": line[7], "vectors": vectors,
+        "stride_line": line[6], "stride_place": place[6], "dilation_line": line[7], "taps": reach * k_lines,
         "channels": in_c, "multiplier": layer.multiplier,
     }  # fmt: skip
     copied = -(-pitch // LANES) * LANES * k_lines
@@ -138,15 +135,13 @@ def planes(program: Program, layer: DepthwiseConv2D) -> Planes:
 
 
 def depthwise_weights(layer: DepthwiseConv2D, geometry: Planes) -> npt.NDArray[np.int8]:
-    """[O, vectors, 16]: place after place of the window, all its lines; zeros between dilated places and at the end."""
+    """[O, taps]: place after place of the window, all its lines; zeros between dilated places."""
     w = layer.weights if geometry.transposed else layer.weights.transpose(1, 0, 2)
     step = layer.dilation[0] if geometry.transposed else layer.dilation[1]
     places, lines, channels = w.shape
     full = np.zeros((channels, (places - 1) * step + 1, lines), np.int8)
     full[:, ::step] = w.transpose(2, 0, 1)
-    flat = np.zeros((channels, geometry.fields["vectors"] * LANES), np.int8)
-    flat[:, : full[0].size] = full.reshape(channels, -1)
-    return flat
+    return full.reshape(channels, -1)
 
 
 def _conv2d(program: Program, layer: Conv2D) -> Choice:

@@ -138,9 +138,12 @@ def test_packed_tables_hold_every_weight_where_the_kernels_look():
         scales = mve_choice.dense_scales(
             np.arange(5, dtype=np.int32), np.arange(10, dtype=np.int32).reshape(2, 5), group
         )
-        for lane in range(4):
-            for o in range(lane % group, 5, group):
-                np.testing.assert_array_equal(scales[o // group, :, lane], [o, o, 5 + o])
+        assert scales.shape == (-(-5 // group), 2 * group + 1)
+        for o in range(5):
+            entry, lane = scales[o // group], o % group
+            assert (entry[lane], entry[group + lane]) == (o, o)
+            shifts = entry[-1:].view(np.int8)
+            np.testing.assert_array_equal(shifts[lane::group], 5 + o)
 
 
 @pytest.mark.parametrize(

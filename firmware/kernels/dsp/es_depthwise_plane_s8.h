@@ -50,8 +50,7 @@ typedef struct {
     const uint32_t *words;
     void (*kernel)(const es_plane_channel *); /* for 3x3 windows; NULL for others */
     const int32_t *bias; /* input zero-point folded in */
-    const es_scale_pair *scale;
-    int32_t scale_step;
+    es_scales scales;
     int32_t in_zero_point;
     int32_t rounding;
 } es_depthwise_weights;
@@ -299,11 +298,10 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
     const int32_t in_lines = g->in_lines, in_places = g->in_places, pitch = g->pitch;
     const int32_t line_step = g->in_line_step, place_step = g->in_place_step;
     const int32_t channel_words = g->k_lines * (g->dilation_place == 1 ? (g->k_places + 1) / 2 : g->k_places);
-    const int32_t scale_step = k->scale_step, rounding = k->rounding;
+    const int32_t rounding = k->rounding;
     uint32_t *fill = (uint32_t *)(void *)scratch;
     int16_t *const first = scratch + g->pad_line * pitch + g->pad_place;
     const uint32_t *w = k->words;
-    const uint8_t *scale = (const uint8_t *)k->scale;
     /* What all channels of a 3x3 window share. */
     const int32_t places = g->stride_place == 1 ? g->out_places / 2 * 2 : g->out_places;
     es_plane_channel channel;
@@ -324,8 +322,8 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
     int32_t copies = 0; /* output channels that the plane in scratch still serves */
     ES_UNROLL_NOT
     for (int32_t c = 0; c < channels; c++) {
-        const es_scale_pair *s = (const es_scale_pair *)(const void *)scale;
-        const int32_t multiplier = s->multiplier[c & 1], shift = (s->shifts >> (c % 2 * 8)) & 0xFF;
+        const int32_t at = c & -k->scales.per_channel;
+        const int32_t multiplier = k->scales.multiplier[at], shift = k->scales.shift[at];
         if (copies == 0) {
             const int8_t *from = in++;
             int16_t *to = first;
@@ -350,7 +348,6 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
             es_plane_channel_s8(scratch, out + c, w, k->bias[c], multiplier, shift, rounding, g);
             w += channel_words;
         }
-        scale += c % 2 == 1 ? scale_step : 0;
     }
 }
 

@@ -2,8 +2,8 @@
  * channels of two pixels, which loads less where taps do not stay in registers.
  *
  * weights: int8 [channels / n, taps / 16, n, 16], n = 4 or 2, both quotients rounded up, filled with zeros. scale: int32
- * [channels / n, 3, 4]: bias with the input's zero-point folded in, multiplier, minus the shift to the right; for n = 2
- * those of both channels twice.
+ * [channels / n, 2 n + 1]: n times the bias with the input's zero-point folded in, n multipliers, then a byte each of
+ * minus the shifts to the right (for n = 2 those of both channels twice).
  *
  * Taps are read, for every n channels again, before those channels are written. */
 #ifndef ES_GEMM_MVE_S8_H
@@ -32,7 +32,7 @@ typedef struct {
 #define ES_MVE_UNROLL _Pragma("GCC unroll 3")
 #endif
 
-/* Accumulators of four channels, without bias. */
+/* Accumulators of four channels, or two of two pixels, without bias. */
 typedef struct {
     int32_t a, b, c, d;
 } es_mve_sums;
@@ -57,10 +57,25 @@ ES_INLINE es_mve_sums es_mve_add_pair(es_mve_sums s, int8x16_t x0, int8x16_t x1,
     return s;
 }
 
+/* Four bytes, a lane each. */
+ES_INLINE int32x4_t es_mve_shifts(const int32_t *word)
+{
+    return vldrbq_s32((const int8_t *)(const void *)word);
+}
+
 ES_INLINE int32x4_t es_mve_scaled(es_mve_sums s, const int32_t *scale, const es_mve_output *o)
 {
     const int32x4_t v = {s.a, s.b, s.c, s.d};
-    return es_mve_requant(vaddq_s32(v, vldrwq_s32(scale)), vldrwq_s32(scale + 4), vldrwq_s32(scale + 8), o);
+    return es_mve_requant(vaddq_s32(v, vldrwq_s32(scale)), vldrwq_s32(scale + 4), es_mve_shifts(scale + 8), o);
+}
+
+/* bias, multiplier: bytes from `scale` on. */
+ES_INLINE int32x4_t es_mve_scaled_pair(es_mve_sums s, const int32_t *scale, uint32x4_t bias, uint32x4_t multiplier,
+                                       const es_mve_output *o)
+{
+    const int32x4_t v = {s.a, s.b, s.c, s.d};
+    return es_mve_requant(vaddq_s32(v, vldrwq_gather_offset_s32(scale, bias)),
+                          vldrwq_gather_offset_s32(scale, multiplier), es_mve_shifts(scale + 4), o);
 }
 
 /* Taps 16 * block and on; those beyond the last are not touched unless `padded`. */
@@ -106,7 +121,7 @@ ES_INLINE void es_mve_pixel_s8(const int8_t *x, int8_t *y, const es_mve_gemm *k,
             }
         }
         const int32x4_t v = es_mve_scaled(s, scale, &k->output);
-        scale += 12;
+        scale += 9;
         if (k->channels % 4 == 0)
             vstrbq_s32(y, v);
         else
@@ -124,6 +139,7 @@ ES_INLINE void es_mve_pair_s8(const int8_t *x0, const int8_t *x1, int8_t *y, int
     const int8_t *w = k->weights;
     const int32_t *scale = k->scale;
     const uint32x4_t places = {0u, 1u, (uint32_t)step, (uint32_t)step + 1u};
+    const uint32x4_t bias = {0u, 4u, 0u, 4u}, multiplier = {8u, 12u, 8u, 12u};
     ES_UNROLL_NOT
     for (int32_t c = 0; c < k->channels; c += 2) {
         const int8_t *a = x0, *b = x1;
@@ -149,8 +165,8 @@ ES_INLINE void es_mve_pair_s8(const int8_t *x0, const int8_t *x1, int8_t *y, int
             s = es_mve_add_pair(s, vldrbq_z_s8(a, real), vldrbq_z_s8(b, real), w);
             w += 32;
         }
-        const int32x4_t v = es_mve_scaled(s, scale, &k->output);
-        scale += 12;
+        const int32x4_t v = es_mve_scaled_pair(s, scale, bias, multiplier, &k->output);
+        scale += 5;
         if (k->channels % 2 == 0 || c + 1 < k->channels)
             vstrbq_scatter_offset_s32(y, places, v);
         else
@@ -165,12 +181,13 @@ ES_INLINE void es_mve_pair_s8(const int8_t *x0, const int8_t *x1, int8_t *y, int
 ES_INLINE int8_t es_mve_channel_s8(const int8_t *x, const es_mve_gemm *k, int32_t c, int32_t n)
 {
     const int8_t *w = k->weights + (c / n * ((k->taps + 15) / 16) * n + c % n) * 16;
-    const int32_t *scale = k->scale + c / n * 12 + c % n;
-    uint32_t acc = (uint32_t)scale[0];
+    const int32_t *scale = k->scale + c / n * (2 * n + 1);
+    const int8_t *left = (const int8_t *)(const void *)(scale + 2 * n);
+    uint32_t acc = (uint32_t)scale[c % n];
     ES_UNROLL_NOT
     for (int32_t i = 0; i < k->taps; i++)
         acc += (uint32_t)(x[i] * w[i / 16 * 16 * n + i % 16]);
-    return es_mve_requant_one((int32_t)acc, scale[4], scale[8], &k->output);
+    return es_mve_requant_one((int32_t)acc, scale[n + c % n], left[c % n], &k->output);
 }
 
 ES_INLINE void es_mve_pixel_s8(const int8_t *x, int8_t *y, const es_mve_gemm *k, int32_t padded)
