@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.lower.program import Add, Conv2D, DepthwiseConv2D, FullyConnected, Layer, Mean, Pool2D, Program
+from edgescale.lower.program import (
+    Add,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Layer,
+    Lut,
+    Mean,
+    Mul,
+    Pool2D,
+    Program,
+    Rescale,
+)
 from edgescale_c import pack
 from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
@@ -181,8 +193,10 @@ def _add(program: Program, layer: Add) -> Choice:
 
 
 def _pool2d(program: Program, layer: Pool2D) -> Choice:
-    if layer.kind != "avg":
-        return SCALAR
+    if layer.kind == "max":
+        if layer.requant is not None:
+            return SCALAR
+        return Choice("max_pool_s8_dsp")
     if math.prod(layer.kernel) > 256:
         raise pack.OutOfDomainError("windows above 256 pixels")
     return Choice("avg_pool_s8_dsp")
@@ -192,6 +206,38 @@ def _mean(program: Program, layer: Mean) -> Choice:
     return Choice("mean_s8_dsp")
 
 
+def mul_scales(program: Program, layer: Mul) -> pack.Scales:
+    """Scale of a Mul, one for all channels. Raises OutOfDomainError."""
+    if layer.requant is None or layer.requant.rounding == "single":
+        raise pack.OutOfDomainError("scale of the product")
+    zero_points = [program.tensors[name].zero_point for name in layer.inputs]
+    zero_points += [] if layer.constant is None else [layer.constant_zero_point]
+    bound = math.prod(max(127 - zero, 128 + zero) for zero in zero_points)
+    found = pack.scales(layer.requant, tables(layer.requant, bound, layer.name), np.array([bound], np.int64))
+    if found.per_channel:
+        raise pack.OutOfDomainError("scales of channels")
+    return found
+
+
+def _mul(program: Program, layer: Mul) -> Choice:
+    mul_scales(program, layer)
+    return Choice("mul_s8_dsp")
+
+
+def _lut(program: Program, layer: Lut) -> Choice:
+    return Choice("lut_s8_dsp")
+
+
+LEAST_TABLED = 1024
+"""Elements from which on a Rescale is a table of 256 bytes."""
+
+
+def _rescale(program: Program, layer: Rescale) -> Choice:
+    if layer.requant.multiplier.size > 1 or program.tensors[layer.output].size < LEAST_TABLED:
+        return SCALAR
+    return Choice("rescale_s8_dsp")
+
+
 _DSP: dict[type[Layer], Callable[[Program, Any], Choice]] = {
     Conv2D: _conv2d,
     FullyConnected: _fully_connected,
@@ -199,4 +245,7 @@ _DSP: dict[type[Layer], Callable[[Program, Any], Choice]] = {
     Add: _add,
     Pool2D: _pool2d,
     Mean: _mean,
+    Mul: _mul,
+    Lut: _lut,
+    Rescale: _rescale,
 }

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected
+from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Mul
 from edgescale_c import pack
-from edgescale_c.dsp_choice import WIDE, add_scales, is_single, layer_scales, plane_geometry, weight_rows
+from edgescale_c.dsp_choice import (
+    WIDE,
+    add_scales,
+    is_single,
+    layer_scales,
+    mul_scales,
+    plane_geometry,
+    weight_rows,
+)
 from edgescale_c.emission import LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window
 from edgescale_c.requant import clamp_of
 
 
-def _clamped(scope: Scope, clamp: Clamp) -> tuple[str, ...]:
+def clamped(scope: Scope, clamp: Clamp) -> tuple[str, ...]:
     """Statement that narrows a finished output, where the kernel's saturation to int8 is not enough."""
     low, high = clamp_of(clamp)
     if (low, high) == (-128, 127):
@@ -57,7 +65,7 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
             f".in_zero_point = {scope.source().zero_point}}};"
         )
         call = f"{'es_conv2d_gemm_s8' if geometry.in_c % 4 == 0 else 'es_conv2d_gemm_any_s8'}({data});"
-    body = (declaration, call, *_clamped(scope, layer.clamp))
+    body = (declaration, call, *clamped(scope, layer.clamp))
     return LayerCode(body, scope.choice.name, ("es_conv2d_gemm_s8.h",))
 
 
@@ -77,7 +85,7 @@ def _dense(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
         f".scale_step = {scales.step}, .rounding = {_rounding(scope)}, .single = {int(is_single(layer))}}};",
         f"es_fully_connected_dense_s8({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, "
         f"{scope.source().size // inputs}, {inputs}, {outputs}, &k);",
-        *_clamped(scope, layer.clamp),
+        *clamped(scope, layer.clamp),
     )
     return LayerCode(body, scope.choice.name, ("es_fully_connected_dense_s8.h",))
 
@@ -102,7 +110,7 @@ def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
         f".bias = {scope.constant('bias', np.ascontiguousarray(bias))}, .scales = {_scales(scope, layer)}, "
         f".in_zero_point = {scope.source().zero_point}, .rounding = {_rounding(scope)}}};",
         f"{function}({scope.read()}, {scope.write()}, {scope.scratch('int16_t')}, &g, &k);",
-        *_clamped(scope, layer.clamp),
+        *clamped(scope, layer.clamp),
     )
     return LayerCode(body, scope.choice.name, ("es_depthwise_plane_s8.h",))
 
@@ -120,6 +128,17 @@ def add(scope: Scope, layer: Add) -> LayerCode:
         f".sign = {-1 if layer.subtract else 1}, .multiplier = {multiplier}, .shift = {shift}, "
         f".rounding = {_rounding(scope)}}};",
         f"es_add_dsp_s8({scope.read(0)}, {scope.read(1)}, {scope.write()}, {scope.out.size}, &k);",
-        *_clamped(scope, layer.clamp),
+        *clamped(scope, layer.clamp),
     )
     return LayerCode(body, scope.choice.name, ("es_add_dsp_s8.h",))
+
+
+def mul(scope: Scope, layer: Mul, operands: str, shape: str) -> LayerCode:
+    """Product; `operands` and `shape` as the scalar kernel takes them."""
+    scales = mul_scales(scope.program, layer)
+    body = (
+        f"const es_mul_layer k = {{{shape}, {scales.multiplier[0]}, {scales.right[0]}, {_rounding(scope)}}};",
+        f"es_mul_dsp_s8({operands}, &k);",
+        *clamped(scope, layer.clamp),
+    )
+    return LayerCode(body, scope.choice.name, ("es_mul_dsp_s8.h",))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected
+from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Mul
 from edgescale_c import mve_choice
-from edgescale_c.dsp_choice import add_scales, is_single, weight_rows
+from edgescale_c.dsp_choice import add_scales, is_single, mul_scales, weight_rows
 from edgescale_c.emission import LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window
 from edgescale_c.requant import clamp_of
@@ -79,3 +79,14 @@ def add(scope: Scope, layer: Add) -> LayerCode:
         f"es_add_mve_s8({scope.read(0)}, {scope.read(1)}, {scope.write()}, {scope.out.size}, &k);",
     )
     return LayerCode(body, scope.choice.name, ("es_add_mve_s8.h",))
+
+
+def mul(scope: Scope, layer: Mul, operands: str, shape: str) -> LayerCode:
+    """Product; `operands` and `shape` as the scalar kernel takes them."""
+    scales = mul_scales(scope.program, layer)
+    body = (
+        f"const es_mve_mul k = {{{shape}, {scales.multiplier[0]}, {-scales.right[0] - 1}, "
+        f"{_output(scope, layer.clamp, False)}}};",
+        f"es_mul_mve_s8({operands}, &k);",
+    )
+    return LayerCode(body, scope.choice.name, ("es_mul_mve_s8.h",))

@@ -15,10 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.lower.program import Add, Conv2D, DepthwiseConv2D, FullyConnected, Layer, Mean, Pool2D, Program
+from edgescale.lower.program import (
+    Add,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Layer,
+    Lut,
+    Mean,
+    Mul,
+    Pool2D,
+    Program,
+    Rescale,
+)
 from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
-from edgescale_c.dsp_choice import add_scales, weight_rows
+from edgescale_c.dsp_choice import LEAST_TABLED, add_scales, mul_scales, weight_rows
 from edgescale_c.geometry import window
 from edgescale_c.pack import OutOfDomainError
 from edgescale_c.requant import accumulator_bounds, tables
@@ -176,8 +188,8 @@ def _add(program: Program, layer: Add) -> Choice:
 
 
 def _pool2d(program: Program, layer: Pool2D) -> Choice:
-    if layer.kind != "avg":
-        return SCALAR
+    if layer.kind == "max":
+        return SCALAR if layer.requant is not None else _mve("max_pool_s8_mve")
     if layer.kernel[1] > 256:
         raise OutOfDomainError("windows above 256 pixels a row")
     return _mve("avg_pool_s8_mve")
@@ -187,6 +199,21 @@ def _mean(program: Program, layer: Mean) -> Choice:
     return _mve("mean_s8_mve")
 
 
+def _mul(program: Program, layer: Mul) -> Choice:
+    mul_scales(program, layer)
+    return _mve("mul_s8_mve")
+
+
+def _lut(program: Program, layer: Lut) -> Choice:
+    return _mve("lut_s8_mve")
+
+
+def _rescale(program: Program, layer: Rescale) -> Choice:
+    if layer.requant.multiplier.size > 1 or program.tensors[layer.output].size < LEAST_TABLED:
+        return SCALAR
+    return _mve("rescale_s8_mve")
+
+
 _CHOOSERS: dict[type[Layer], Callable[[Program, Any], Choice]] = {
     Conv2D: _conv2d,
     FullyConnected: _fully_connected,
@@ -194,4 +221,7 @@ _CHOOSERS: dict[type[Layer], Callable[[Program, Any], Choice]] = {
     Add: _add,
     Pool2D: _pool2d,
     Mean: _mean,
+    Mul: _mul,
+    Lut: _lut,
+    Rescale: _rescale,
 }

@@ -1,0 +1,106 @@
+"""Layers that the dsp and mve families compute alike: equal to the NumPy reference bit for bit.
+
+In C on this machine, and with the instructions of their own on emulated cores.
+
+Each compiler call takes a batch of single-layer programs; for an emulated core a batch is one image.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from edgescale.core.target import load_target
+from edgescale.lower.program import Lut, Mul, Pool2D, Requant, Rescale, Tensor
+
+BATCH = settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+CORES = {"dsp": "cortex-m4-stm32l4r5", "mve": "cortex-m55-an547"}
+
+seeds = st.integers(0, 2**32 - 1)
+zero_points = st.sampled_from([-128, 127, 0]) | st.integers(-128, 127)
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    cache = getattr(request.config, "cache", None)
+    if cache is not None:
+        monkeypatch.setenv("EDGESCALE_CACHE", str(cache.mkdir("edgescale")))
+
+
+def int8(name: str, shape, zero_point: int) -> Tensor:
+    return Tensor(name, tuple(shape), "int8", 0.05, zero_point)
+
+
+def clamp(draw) -> tuple[int, int]:
+    low = draw(st.sampled_from([-128, -128, -128, -5, 3]))
+    return low, draw(st.sampled_from([127, 127, 127, 40, max(low, 3)]))
+
+
+def factor(draw, bound: int) -> Requant:
+    """One factor that puts values of `bound` around the int8 range, seldom far below."""
+    rng = np.random.default_rng(draw(seeds))
+    shift = draw(st.sampled_from([-2, -1, 0, 1])) + 7 - bound.bit_length()
+    if draw(st.integers(0, 9)) == 0:
+        shift = draw(st.integers(-31, -1))
+    return Requant(rng.integers(2**30, 2**31, 1).astype(np.int32), np.array([min(shift, -1)], np.int32))
+
+
+@st.composite
+def elementwise(draw, family: str):
+    """(layer, inputs, output) of Mul, Lut, Rescale and max pooling."""
+    rng = np.random.default_rng(draw(seeds))
+    kind = draw(st.sampled_from(["mul", "mul", "lut", "rescale", "pool", "pool"]))
+    shape = (1, draw(st.integers(1, 6)), draw(st.integers(1, 6)), draw(st.integers(1, 21)))
+    zero, zero_out = draw(zero_points), draw(zero_points)
+    a, y = int8("a", shape, zero), int8("y", shape, zero_out)
+    if kind == "lut":
+        return Lut("lut", ("a",), "y", rng.integers(-128, 128, 256).astype(np.int8), "noise"), [a], y
+    if kind == "rescale":
+        shape = (1, 11, 10, 10 + shape[3])  # large enough for a table
+        scaling = Requant(np.array([2**30 + 12345]), np.array([draw(st.sampled_from([-3, -1, 0, 1, 2]))]))
+        layer = Rescale("rescale", ("a",), "y", scaling, clamp(draw))
+        return layer, [int8("a", shape, zero)], int8("y", shape, zero_out)
+    if kind == "pool":
+        kernel = draw(st.sampled_from([(1, 1), (2, 2), (3, 3), (4, 3), (1, 2)]))
+        kernel = tuple(min(k, size) for k, size in zip(kernel, shape[1:3], strict=True))
+        stride = draw(st.sampled_from([(1, 1), (2, 2), (1, 2)]))
+        pads = (kernel[0] // 2, kernel[1] // 2, kernel[0] // 2, 0) if draw(st.booleans()) else (0,) * 4
+        extents = [(shape[1 + i] + pads[i] + pads[i + 2] - kernel[i]) // stride[i] + 1 for i in range(2)]
+        layer = Pool2D("pool", ("a",), "y", "max", kernel, stride, pads, False, None, clamp(draw))
+        return layer, [a], int8("y", (1, *extents, shape[3]), zero)
+    second = draw(st.sampled_from([shape, (1, 1, 1, shape[3]), (1, 1, 1, 1)]))
+    b = int8("b", second, draw(zero_points))
+    constant = rng.integers(-128, 128, second).astype(np.int8) if draw(st.booleans()) else None
+    names, inputs = (("a",), [a]) if constant is not None else (("a", "b"), [a, b])
+    return Mul("mul", names, "y", factor(draw, 255 * 255), clamp(draw), constant, b.zero_point), inputs, y
+
+
+KINDS = {"elementwise": elementwise}
+
+
+def emulates(family: str) -> bool:
+    if family == "dsp":
+        return all(map(importlib.util.find_spec, ("unicorn", "ziglang", "capstone", "elftools")))
+    from edgescale.rigs import get_rig
+
+    return get_rig(load_target(CORES[family]).rig).missing() is None
+
+
+@pytest.mark.parametrize("family", CORES)
+@pytest.mark.parametrize("kind", KINDS)
+@BATCH
+@given(data=st.data(), seed=seeds)
+def test_layers_equal_the_reference(shared_harness, kind, family, data, seed):
+    harness = shared_harness
+    drawn = data.draw(st.lists(KINDS[kind](family), min_size=20, max_size=20))
+    programs = [harness.program([layer], x, y) for layer, x, y in drawn]
+    built = harness.build(programs, "-O2", family=family)
+    layers = [one.meta["layers"][0] for one in built.generated]
+    assert sum(family in layer["kernel"] for layer in layers) > 15, layers
+    harness.check(built, seed)
+    if emulates(family):
+        harness.check_emulated(built, CORES[family], seed, family)
