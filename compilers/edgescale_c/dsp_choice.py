@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.lower.program import (
@@ -30,6 +31,9 @@ from edgescale_c.requant import accumulator_bounds, rescaled_bound, tables
 
 WIDE = "conv2d_s8_dsp_4x2_wide"
 """The convolution for accumulators around centres of their own."""
+
+WIDE_GROUPS = "conv2d_s8_dsp_groups_wide"
+"""The same with several groups."""
 
 _LEAST_SCRATCH = 4096
 """Scratch that is always granted; beyond it no more than the layer's input and output together."""
@@ -76,9 +80,39 @@ def is_single(layer: Add | Conv2D | DepthwiseConv2D | FullyConnected) -> bool:
     return layer.requant is not None and layer.requant.rounding == "single"
 
 
+def fill_groups(layer: Conv2D, multiple: int) -> Conv2D:
+    """The layer with the channels of each group filled up to a `multiple`, by ones without weights."""
+    width = len(layer.weights) // layer.groups
+    missing = -width % multiple
+    if layer.groups == 1 or not missing:
+        return layer
+
+    def filled(values: npt.NDArray[Any], value: int) -> npt.NDArray[Any]:
+        grouped = values.reshape(layer.groups, width, *values.shape[1:])
+        padding = [(0, 0), (0, missing), *[(0, 0)] * (values.ndim - 1)]
+        return np.pad(grouped, padding, constant_values=value).reshape(-1, *values.shape[1:])
+
+    scaling = layer.requant
+    if scaling is not None and scaling.multiplier.size > 1:
+        scaling = replace(scaling, multiplier=filled(scaling.multiplier, 0), shift=filled(scaling.shift, -2))
+    return replace(layer, weights=filled(layer.weights, 0), bias=filled(layer.bias, 0), requant=scaling)
+
+
+def _groups(program: Program, layer: Conv2D) -> Choice:
+    filled = fill_groups(layer, 2)
+    layer_scales(program, filled)
+    wide = pack.check_pairs(weight_rows(filled), _bounds(program, filled), wide=True)
+    if is_single(layer):
+        raise pack.OutOfDomainError("single rounding")
+    taps = math.prod(layer.weights.shape[1:])
+    gathered = 0 if layer.weights.shape[-1] % 4 == 0 else -(-taps // 4) * 4
+    columns = -(-taps // 4) * 32 * layer.groups
+    return Choice(WIDE_GROUPS if wide else "conv2d_s8_dsp_groups", "blocks", scratch=columns + gathered)
+
+
 def _conv2d(program: Program, layer: Conv2D) -> Choice:
     if layer.groups != 1:
-        raise pack.OutOfDomainError(f"{layer.groups} groups")
+        return _groups(program, layer)
     taps = math.prod(layer.weights.shape[1:])
     out = program.tensors[layer.output]
     source = program.tensors[layer.inputs[0]]

@@ -8,7 +8,9 @@ from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyCo
 from edgescale_c import pack
 from edgescale_c.dsp_choice import (
     WIDE,
+    WIDE_GROUPS,
     add_scales,
+    fill_groups,
     is_single,
     layer_scales,
     mul_scales,
@@ -44,19 +46,16 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
     """Convolution by columns, or, of a single pixel whose window is the whole image, as a dense product."""
     if scope.choice.order == "dense":
         return _dense(scope, layer)
-    rows = weight_rows(layer)
-    words = pack.gemm_weights(rows)
-    folded = folded_bias(scope, rows, layer.bias)
-    wide = scope.choice.name == WIDE
-    bias = scope.constant("bias", pack.wide_bias(folded, rows) if wide else pack.pair_bias(folded))
-    gemm = (
-        f"{{.gemm = {'es_gemm_4x2_wide_s8' if wide else 'es_gemm_4x2_s8'}, "
-        f".weights = {scope.constant('weights', words)}, .bias = {bias}, .scales = {_scales(scope, layer)}, "
-        f".rounding = {_rounding(scope)}, .tap_pairs = {words.shape[1]}, .in_c = {geometry.in_c}, "
-        f".out_c = {geometry.out_c}}}"
-    )
+    wide = scope.choice.name in (WIDE, WIDE_GROUPS)
+    gemm = _gemm(scope, fill_groups(layer, 2), geometry, wide)
     data = f"{scope.read()}, {scope.write()}, {scope.scratch('uint32_t')}, &k"
-    if geometry.is_pointwise and geometry.in_c % 4 == 0:
+    if layer.groups != 1:
+        declaration = (
+            f"static const es_conv2d_groups k = {{.gemm = {gemm}, .window = {{{geometry.initialiser()}}}, "
+            f".in_zero_point = {scope.source().zero_point}, .bias_words = {3 if wide else 2}}};"
+        )
+        call = f"es_conv2d_groups_s8({data});"
+    elif geometry.is_pointwise and geometry.in_c % 4 == 0:
         declaration = f"static const es_conv2d_gemm k = {gemm};"
         call = f"es_conv2d_gemm_1x1_s8({data}, {geometry.out_w});"
     else:
@@ -66,7 +65,22 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
         )
         call = f"{'es_conv2d_gemm_s8' if geometry.in_c % 4 == 0 else 'es_conv2d_gemm_any_s8'}({data});"
     body = (declaration, call, *clamped(scope, layer.clamp))
-    return LayerCode(body, scope.choice.name, ("es_conv2d_gemm_s8.h",))
+    header = "es_conv2d_gemm_s8.h" if layer.groups == 1 else "es_conv2d_groups_s8.h"
+    return LayerCode(body, scope.choice.name, (header,))
+
+
+def _gemm(scope: Scope, layer: Conv2D, geometry: Window, wide: bool) -> str:
+    """Initialiser of `es_conv2d_gemm`, of all groups."""
+    rows = weight_rows(layer)
+    words = pack.gemm_weights(rows)
+    folded = folded_bias(scope, rows, layer.bias)
+    bias = scope.constant("bias", pack.wide_bias(folded, rows) if wide else pack.pair_bias(folded))
+    return (
+        f"{{.gemm = {'es_gemm_4x2_wide_s8' if wide else 'es_gemm_4x2_s8'}, "
+        f".weights = {scope.constant('weights', words)}, .bias = {bias}, .scales = {_scales(scope, layer)}, "
+        f".rounding = {_rounding(scope)}, .tap_pairs = {words.shape[1]}, .in_c = {geometry.in_c // layer.groups}, "
+        f".out_c = {geometry.out_c // layer.groups}}}"
+    )
 
 
 def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:

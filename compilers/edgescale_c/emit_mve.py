@@ -6,7 +6,7 @@ import numpy as np
 
 from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Mul
 from edgescale_c import mve_choice
-from edgescale_c.dsp_choice import add_scales, is_single, mul_scales, weight_rows
+from edgescale_c.dsp_choice import add_scales, fill_groups, is_single, mul_scales, weight_rows
 from edgescale_c.emission import LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window
 from edgescale_c.requant import clamp_of
@@ -17,25 +17,25 @@ def _output(scope: Scope, clamp: Clamp, single: bool) -> str:
     return f"{{{scope.out.zero_point}, {low}, {high}, {int(single)}}}"
 
 
-def _gemm(scope: Scope, layer: Conv2D | FullyConnected) -> str:
-    """Declaration of the layer's `es_mve_gemm`, called k."""
+def _gemm(scope: Scope, layer: Conv2D | FullyConnected, channels: int) -> str:
+    """Declaration of the layer's `es_mve_gemm`, called k, of `channels` a group."""
     rows = weight_rows(layer)
     group = 2 if mve_choice.in_pairs(layer) else 4
     weights = scope.constant("weights", mve_choice.dense_weights(rows, group))
     bias = folded_bias(scope, rows, layer.bias)
     scales = mve_choice.dense_scales(bias, mve_choice.scales(scope.program, layer), group)
-    shape = f"{rows.shape[1]}, {rows.shape[0]}"
+    shape = f"{rows.shape[1]}, {channels}"
     output = _output(scope, layer.clamp, is_single(layer))
     return f"const es_mve_gemm k = {{{weights}, {scope.constant('scale', scales)}, {shape}, {output}}};"
 
 
 def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
-    """Convolution of one group."""
+    """Convolution of any groups."""
+    kernel = "es_conv2d_mve_s8" if layer.groups == 1 else "es_conv2d_groups_mve_s8"
     body = (
         f"const es_window g = {{{geometry.initialiser()}}};",
-        _gemm(scope, layer),
-        f"es_conv2d_mve_s8({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, &g, &k, "
-        f"{scope.source().zero_point});",
+        _gemm(scope, fill_groups(layer, 4), geometry.out_c // layer.groups),
+        f"{kernel}({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, &g, &k, {scope.source().zero_point});",
     )
     return LayerCode(body, scope.choice.name, ("es_conv2d_mve_s8.h",))
 
@@ -44,7 +44,7 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
     """[rows, I] x [O, I] -> [rows, O]."""
     rows = scope.source().size // layer.weights.shape[1]
     call = f"es_fully_connected_mve_s8({scope.read()}, {scope.write()}, {rows}, &k);"
-    return LayerCode((_gemm(scope, layer), call), scope.choice.name, ("es_conv2d_mve_s8.h",))
+    return LayerCode((_gemm(scope, layer, len(layer.weights)), call), scope.choice.name, ("es_conv2d_mve_s8.h",))
 
 
 def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:

@@ -80,7 +80,7 @@ def scales(program: Program, layer: Conv2D | DepthwiseConv2D | FullyConnected) -
 
 def in_pairs(layer: Conv2D | FullyConnected) -> bool:
     """Whether the layer's pixels go two by two, with two channels each, since their taps do not fit registers."""
-    return isinstance(layer, Conv2D) and math.prod(layer.weights.shape[1:]) > LANES * _MOST_HELD
+    return isinstance(layer, Conv2D) and layer.groups == 1 and math.prod(layer.weights.shape[1:]) > LANES * _MOST_HELD
 
 
 def dense_weights(rows: Table, group: int) -> npt.NDArray[np.int8]:
@@ -157,10 +157,11 @@ def depthwise_weights(layer: DepthwiseConv2D, geometry: Planes) -> npt.NDArray[n
 
 
 def _conv2d(program: Program, layer: Conv2D) -> Choice:
-    if layer.groups != 1:
-        raise OutOfDomainError(f"{layer.groups} groups")
     scales(program, layer)
     geometry = window(program, layer)
+    if layer.groups != 1:
+        column = -(-math.prod(layer.weights.shape[1:]) // LANES) * LANES
+        return _mve("conv2d_s8_mve_groups", scratch=column * layer.groups)
     if geometry.k_h * geometry.k_w == 1 and not geometry.has_border:
         return _mve("conv2d_s8_mve_1x1")
     taps = math.prod(layer.weights.shape[1:])

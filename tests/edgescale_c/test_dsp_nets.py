@@ -145,10 +145,10 @@ def test_large_biases_get_centres(harness):
 def test_what_no_dsp_kernel_covers_says_why(harness):
     rng = np.random.default_rng(0)
 
-    def conv(w, bias=0, shift=-9, groups=1):
+    def conv(w, bias=0, shift=-9):
         channels = len(w)
         layer = Conv2D(
-            "c", ("x",), "y", w, np.full(channels, bias, np.int32), (1, 1), (1, 1), (0,) * 4, groups,
+            "c", ("x",), "y", w, np.full(channels, bias, np.int32), (1, 1), (1, 1), (0,) * 4, 1,
             scaled(channels, shift), FULL,
         )  # fmt: skip
         return harness.program([layer], [int8("x", 1, 4, 4, 8)], int8("y", 1, 4, 4, channels))
@@ -157,7 +157,6 @@ def test_what_no_dsp_kernel_covers_says_why(harness):
     bad = w.copy()
     bad[0, 0, 0, 0], bad[1, 0, 0, 0] = -1, -128
     cases = {
-        "2 groups": conv(w[..., :4], groups=2),
         "weights of -128": conv(bad),
         "accumulators reach 2^30": conv(w, bias=2**30),
         "scale with shift 0": conv(w, shift=0),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from edgescale.core.target import load_target
-from edgescale.lower.program import Lut, Mul, Pool2D, Requant, Rescale, Tensor
+from edgescale.lower.program import Conv2D, Lut, Mul, Pool2D, Requant, Rescale, Tensor
 
 BATCH = settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 CORES = {"dsp": "cortex-m4-stm32l4r5", "mve": "cortex-m55-an547"}
@@ -79,7 +79,40 @@ def elementwise(draw, family: str):
     return Mul("mul", names, "y", factor(draw, 255 * 255), clamp(draw), constant, b.zero_point), inputs, y
 
 
-KINDS = {"elementwise": elementwise}
+def factors(draw, channels: int, bound: int) -> Requant:
+    """One factor a channel, or one for all."""
+    size = channels if draw(st.booleans()) else 1
+    rng = np.random.default_rng(draw(seeds))
+    shift = rng.integers(-2, 2, size) + 7 - max(1, bound).bit_length()
+    multiplier = rng.integers(2**30, 2**31, size)
+    if draw(st.integers(0, 9)) == 0:
+        multiplier[rng.integers(size)] = 0
+    return Requant(multiplier.astype(np.int32), np.clip(shift, -31, -1).astype(np.int32))
+
+
+@st.composite
+def grouped(draw, family: str):
+    """(layer, inputs, output) of a convolution of several groups."""
+    rng = np.random.default_rng(draw(seeds))
+    groups = draw(st.integers(2, 5))
+    depth, width = draw(st.sampled_from([1, 2, 3, 4, 8, 20])), draw(st.integers(1, 9))
+    k = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 5)]))
+    stride, dilation = draw(st.sampled_from([(1, 1), (2, 2), (1, 2)])), draw(st.sampled_from([(1, 1), (1, 1), (2, 1)]))
+    reach = [(a - 1) * d + 1 for a, d in zip(k, dilation, strict=True)]
+    pads = tuple(draw(st.integers(0, 2)) for _ in range(4)) if draw(st.booleans()) else (0,) * 4
+    size = [max(draw(st.integers(1, 7)), reach[i] - pads[i] - pads[i + 2], 1) for i in range(2)]
+    extents = [(size[i] + pads[i] + pads[i + 2] - reach[i]) // stride[i] + 1 for i in range(2)]
+    channels = groups * width
+    w = rng.integers(-127, 128, (channels, *k, depth)).astype(np.int8)
+    big = draw(st.sampled_from([1000, 1000, 2**25]))
+    b = rng.integers(-big, big, channels).astype(np.int32)
+    q = factors(draw, channels, k[0] * k[1] * depth * 127 * 64 + big)
+    layer = Conv2D("groups", ("x",), "y", w, b, stride, dilation, pads, groups, q, clamp(draw))
+    x = int8("x", (1, *size, groups * depth), draw(zero_points))
+    return layer, [x], int8("y", (1, *extents, channels), draw(zero_points))
+
+
+KINDS = {"elementwise": elementwise, "grouped": grouped}
 
 
 def emulates(family: str) -> bool:
