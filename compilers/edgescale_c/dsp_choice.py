@@ -24,7 +24,7 @@ from edgescale.lower.program import (
     Program,
     Rescale,
 )
-from edgescale_c import pack
+from edgescale_c import nibbles, pack
 from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
 from edgescale_c.requant import accumulator_bounds, rescaled_bound, tables
@@ -98,16 +98,25 @@ def fill_groups(layer: Conv2D, multiple: int) -> Conv2D:
     return replace(layer, weights=filled(layer.weights, 0), bias=filled(layer.bias, 0), requant=scaling)
 
 
+def lanes(layer: Conv2D | FullyConnected) -> int:
+    """Output channels whose weights share words."""
+    return 4 if layer.weight_bits == 4 else 2
+
+
 def _groups(program: Program, layer: Conv2D) -> Choice:
-    filled = fill_groups(layer, 2)
+    filled = fill_groups(layer, lanes(layer))
     layer_scales(program, filled)
-    wide = pack.check_pairs(weight_rows(filled), _bounds(program, filled), wide=True)
+    narrow = layer.weight_bits == 4
+    if narrow:
+        nibbles.check_groups(weight_rows(filled))
+    wide = not narrow and pack.check_pairs(weight_rows(filled), _bounds(program, filled), wide=True)
     if is_single(layer):
         raise pack.OutOfDomainError("single rounding")
     taps = math.prod(layer.weights.shape[1:])
     gathered = 0 if layer.weights.shape[-1] % 4 == 0 else -(-taps // 4) * 4
     columns = -(-taps // 4) * 32 * layer.groups
-    return Choice(WIDE_GROUPS if wide else "conv2d_s8_dsp_groups", "blocks", scratch=columns + gathered)
+    name = "conv2d_s8_dsp_groups_w4" if narrow else WIDE_GROUPS if wide else "conv2d_s8_dsp_groups"
+    return Choice(name, "blocks", scratch=columns + gathered)
 
 
 def _conv2d(program: Program, layer: Conv2D) -> Choice:
@@ -118,14 +127,18 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     source = program.tensors[layer.inputs[0]]
     layer_scales(program, layer)
     single_pixel = out.size == layer.weights.shape[0] and source.size == taps
-    wide = pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=not single_pixel)
+    narrow = layer.weight_bits == 4
+    if narrow:
+        nibbles.check_groups(weight_rows(layer))
+    wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=not single_pixel)
     if single_pixel:
-        return Choice("conv2d_s8_dsp_dense", "dense", scratch=_row_scratch(taps))
+        return Choice(f"conv2d_s8_dsp_dense{'_w4' if narrow else ''}", "dense", scratch=_row_scratch(taps))
     if is_single(layer):
         raise pack.OutOfDomainError("single rounding")
     columns = -(-taps // 4) * 32
     gathered = 0 if source.shape[-1] % 4 == 0 else -(-taps // 4) * 4
-    return Choice(WIDE if wide else "conv2d_s8_dsp_4x2", "blocks", scratch=columns + gathered)
+    name = "conv2d_s8_dsp_2x4_w4" if narrow else WIDE if wide else "conv2d_s8_dsp_4x2"
+    return Choice(name, "blocks", scratch=columns + gathered)
 
 
 def _row_scratch(taps: int) -> int:
@@ -134,8 +147,12 @@ def _row_scratch(taps: int) -> int:
 
 def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
     layer_scales(program, layer)
-    pack.check_pairs(weight_rows(layer), _bounds(program, layer))
-    return Choice("fully_connected_s8_dsp_1x8", "dense", scratch=_row_scratch(layer.weights.shape[1]))
+    if layer.weight_bits == 4:
+        nibbles.check_groups(weight_rows(layer))
+    else:
+        pack.check_pairs(weight_rows(layer), _bounds(program, layer))
+    name = f"fully_connected_s8_dsp_1x8{'_w4' if layer.weight_bits == 4 else ''}"
+    return Choice(name, "dense", scratch=_row_scratch(layer.weights.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -149,6 +166,12 @@ class PlaneGeometry:
     def scratch(self) -> int:
         """Bytes of the plane and the two halves after it."""
         return self.fields["lines"] * self.fields["pitch"] * 2 + 4
+
+    @property
+    def words(self) -> int:
+        """Words of the weights of a channel, where windows are not 3x3."""
+        places = self.fields["k_places"]
+        return self.fields["k_lines"] * ((places + 1) // 2 if self.fields["dilation_place"] == 1 else places)
 
     @property
     def is_3x3(self) -> bool:
@@ -187,6 +210,9 @@ def _depthwise(program: Program, layer: DepthwiseConv2D) -> Choice:
     if any(value >= 2**15 for name, value in geometry.fields.items() if not name.endswith("_step")):
         raise pack.OutOfDomainError("more than 32,767 pixels a line or channels")
     name = "depthwise_s8_dsp_3x3" if geometry.is_3x3 else "depthwise_s8_dsp_plane"
+    if layer.weight_bits == 4:
+        unpacked = 0 if geometry.is_3x3 else -(-geometry.scratch // 4) * 4 - geometry.scratch + 4 * geometry.words
+        return Choice(f"{name}_w4", "plane", scratch=geometry.scratch + unpacked)
     return Choice(name, "plane", scratch=geometry.scratch)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Mul
-from edgescale_c import pack
+from edgescale_c import nibbles, pack
 from edgescale_c.dsp_choice import (
     WIDE,
     WIDE_GROUPS,
     add_scales,
     fill_groups,
     is_single,
+    lanes,
     layer_scales,
     mul_scales,
     plane_geometry,
@@ -47,12 +48,13 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
     if scope.choice.order == "dense":
         return _dense(scope, layer)
     wide = scope.choice.name in (WIDE, WIDE_GROUPS)
-    gemm = _gemm(scope, fill_groups(layer, 2), geometry, wide)
+    filled = fill_groups(layer, lanes(layer))
+    gemm, steps = _gemm(scope, filled, geometry, wide)
     data = f"{scope.read()}, {scope.write()}, {scope.scratch('uint32_t')}, &k"
     if layer.groups != 1:
         declaration = (
             f"static const es_conv2d_groups k = {{.gemm = {gemm}, .window = {{{geometry.initialiser()}}}, "
-            f".in_zero_point = {scope.source().zero_point}, .bias_words = {3 if wide else 2}}};"
+            f".in_zero_point = {scope.source().zero_point}, {steps}}};"
         )
         call = f"es_conv2d_groups_s8({data});"
     elif geometry.is_pointwise and geometry.in_c % 4 == 0:
@@ -65,22 +67,31 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
         )
         call = f"{'es_conv2d_gemm_s8' if geometry.in_c % 4 == 0 else 'es_conv2d_gemm_any_s8'}({data});"
     body = (declaration, call, *clamped(scope, layer.clamp))
-    header = "es_conv2d_gemm_s8.h" if layer.groups == 1 else "es_conv2d_groups_s8.h"
-    return LayerCode(body, scope.choice.name, (header,))
+    headers: tuple[str, ...] = ("es_conv2d_gemm_s8.h" if layer.groups == 1 else "es_conv2d_groups_s8.h",)
+    headers += ("es_gemm_s4.h",) if layer.weight_bits == 4 else ()
+    return LayerCode(body, scope.choice.name, headers)
 
 
-def _gemm(scope: Scope, layer: Conv2D, geometry: Window, wide: bool) -> str:
-    """Initialiser of `es_conv2d_gemm`, of all groups."""
+def _gemm(scope: Scope, layer: Conv2D, geometry: Window, wide: bool) -> tuple[str, str]:
+    """Initialiser of `es_conv2d_gemm`, of all groups, and fields that say how far their tables lie apart."""
     rows = weight_rows(layer)
-    words = pack.gemm_weights(rows)
     folded = folded_bias(scope, rows, layer.bias)
-    bias = scope.constant("bias", pack.wide_bias(folded, rows) if wide else pack.pair_bias(folded))
-    return (
-        f"{{.gemm = {'es_gemm_4x2_wide_s8' if wide else 'es_gemm_4x2_s8'}, "
-        f".weights = {scope.constant('weights', words)}, .bias = {bias}, .scales = {_scales(scope, layer)}, "
+    if layer.weight_bits == 4:
+        kernel, words = "es_gemm_2x4_s4", nibbles.gemm_words(rows)
+        values = nibbles.table(folded, layer_scales(scope.program, layer), twice=True)
+        table = scope.constant("table", values)
+        scales, bias = f"{{{table}, (const uint8_t *)(const void *){table}, 0}}", table
+    else:
+        kernel, words = "es_gemm_4x2_wide_s8" if wide else "es_gemm_4x2_s8", pack.gemm_weights(rows)
+        values = pack.wide_bias(folded, rows) if wide else pack.pair_bias(folded)
+        scales, bias = _scales(scope, layer), scope.constant("bias", values)
+    gemm = (
+        f"{{.gemm = {kernel}, .weights = {scope.constant('weights', words)}, .bias = {bias}, .scales = {scales}, "
         f".rounding = {_rounding(scope)}, .tap_pairs = {words.shape[1]}, .in_c = {geometry.in_c // layer.groups}, "
         f".out_c = {geometry.out_c // layer.groups}}}"
     )
+    steps = f".weights_step = {words.size // layer.groups}, .bias_step = {values.size // layer.groups}"
+    return gemm, steps
 
 
 def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
@@ -92,13 +103,23 @@ def _dense(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
     rows = weight_rows(layer)
     outputs, inputs = rows.shape
     scales = layer_scales(scope.program, layer)
+    call = (
+        f"{scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, {scope.source().size // inputs}, {inputs}, "
+        f"{outputs}, &k);"
+    )
+    if layer.weight_bits == 4:
+        folded = folded_bias(scope, rows, layer.bias)
+        table = scope.constant("table", nibbles.table(folded, scales, twice=not is_single(layer)))
+        fields = f"{scope.constant('weights', nibbles.dense_words(rows))}, {table}, {_rounding(scope)}"
+        declaration = f"static const es_nibble_layer k = {{{fields}, {int(is_single(layer))}}};"
+        body: tuple[str, ...] = (declaration, f"es_fully_connected_dense_s4({call}", *clamped(scope, layer.clamp))
+        return LayerCode(body, scope.choice.name, ("es_dense_s4.h",))
     bias = scope.constant("bias", pack.pair_bias(folded_bias(scope, rows, layer.bias)))
     body = (
         f"static const es_dense_layer k = {{.weights = {scope.constant('weights', pack.dense_weights(rows))}, "
         f".bias = {bias}, .scale = (const es_scale_pair *)(const void *){scope.constant('scale', scales.pairs)}, "
         f".scale_step = {scales.step}, .rounding = {_rounding(scope)}, .single = {int(is_single(layer))}}};",
-        f"es_fully_connected_dense_s8({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, "
-        f"{scope.source().size // inputs}, {inputs}, {outputs}, &k);",
+        f"es_fully_connected_dense_s8({call}",
         *clamped(scope, layer.clamp),
     )
     return LayerCode(body, scope.choice.name, ("es_fully_connected_dense_s8.h",))
@@ -108,14 +129,19 @@ def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
     """Depthwise convolution, channel by channel on a plane."""
     geometry = plane_geometry(scope.program, layer)
     weights = layer.weights.transpose(1, 0, 2) if geometry.transposed else layer.weights
-    if geometry.is_3x3:
-        kernel = "es_plane_3x3_s8" if geometry.fields["stride_place"] == 1 else "es_plane_3x3_by_2_s8"
-        taps = f".bytes = {scope.constant('weights', pack.plane_bytes(weights))}, .kernel = {kernel}"
+    narrow = layer.weight_bits == 4
+    if narrow:
+        filled = geometry.fields["dilation_place"] == 1 and not geometry.is_3x3
+        taps = f".nibbles = {scope.constant('weights', nibbles.plane_nibbles(weights, filled))}"
+    elif geometry.is_3x3:
+        taps = f".bytes = {scope.constant('weights', pack.plane_bytes(weights))}"
     elif geometry.fields["dilation_place"] == 1:
         taps = f".words = {scope.constant('weights', pack.plane_weights(weights))}"
     else:
         taps = f".words = {scope.constant('weights', pack.single_tap_weights(weights))}"
-    function = "es_depthwise_3x3_s8" if geometry.is_3x3 else "es_depthwise_plane_s8"
+    if geometry.is_3x3:
+        taps += f", .kernel = es_plane_3x3{'_by_2' if geometry.fields['stride_place'] == 2 else ''}_s8"
+    function = f"es_depthwise_{'3x3' if geometry.is_3x3 else 'plane'}_{'s4' if narrow else 's8'}"
     bias = folded_bias(scope, weight_rows(layer), layer.bias)
     fields = ", ".join(f".{name} = {value}" for name, value in geometry.fields.items())
     body = (

@@ -12,7 +12,7 @@ typedef struct {
                           * out_c of one group */
     es_window window;
     int32_t in_zero_point;
-    int32_t bias_words; /* of a channel pair */
+    int32_t weights_step, bias_step; /* words from one group to the next */
 } es_conv2d_groups;
 
 /* One group's taps of one pixel; `depth` channels at `in` + (pixel) * in_c. gathered: tap_pairs * 2 bytes, used where
@@ -50,7 +50,6 @@ static ES_NOINLINE ES_UNUSED void es_conv2d_groups_s8(const int8_t *in, int8_t *
     const es_window *g = &k->window;
     const int32_t pixels = g->out_h * g->out_w, width = k->gemm.out_c, even = width + (width & 1);
     const int32_t column = 4 * k->gemm.tap_pairs, step = even & -k->gemm.scales.per_channel;
-    const int32_t bias_step = even / 2 * k->bias_words;
     int8_t *const gathered = (int8_t *)(void *)(scratch + g->groups * column);
     int32_t oy = 0, ox = 0;
     ES_UNROLL_NOT
@@ -74,8 +73,8 @@ static ES_NOINLINE ES_UNUSED void es_conv2d_groups_s8(const int8_t *in, int8_t *
         ES_UNROLL_NOT
         for (int32_t group = 0; group < g->groups; group++) {
             k->gemm.gemm(&block);
-            block.weights += even / 2 * k->gemm.tap_pairs;
-            block.bias += bias_step;
+            block.weights += k->weights_step;
+            block.bias += k->bias_step;
             block.columns += column;
             block.columns_end += column;
             block.multiplier += step;
