@@ -132,13 +132,13 @@ def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
     narrow = layer.weight_bits == 4
     if narrow:
         filled = geometry.fields["dilation_place"] == 1 and not geometry.is_3x3
-        taps = f".nibbles = {scope.constant('weights', nibbles.plane_nibbles(weights, filled))}"
+        taps = f".weights = {scope.constant('weights', nibbles.plane_nibbles(weights, filled))}"
     elif geometry.is_3x3:
-        taps = f".bytes = {scope.constant('weights', pack.plane_bytes(weights))}"
+        taps = f".weights = {scope.constant('weights', pack.plane_bytes(weights))}"
     elif geometry.fields["dilation_place"] == 1:
-        taps = f".words = {scope.constant('weights', pack.plane_weights(weights))}"
+        taps = f".weights = {scope.constant('weights', pack.plane_weights(weights))}"
     else:
-        taps = f".words = {scope.constant('weights', pack.single_tap_weights(weights))}"
+        taps = f".weights = {scope.constant('weights', pack.single_tap_weights(weights))}"
     if geometry.is_3x3:
         taps += f", .kernel = es_plane_3x3{'_by_2' if geometry.fields['stride_place'] == 2 else ''}_s8"
     function = f"es_depthwise_{'3x3' if geometry.is_3x3 else 'plane'}_{'s4' if narrow else 's8'}"

@@ -21,10 +21,11 @@ def _gemm(scope: Scope, layer: Conv2D | FullyConnected, channels: int) -> str:
     """Declaration of the layer's `es_mve_gemm`, called k, of `channels` a group."""
     rows = weight_rows(layer)
     group = 2 if mve_choice.in_pairs(layer) else 4
-    weights = scope.constant("weights", mve_choice.dense_weights(rows, group))
+    packed = mve_choice.dense_nibbles if layer.weight_bits == 4 else mve_choice.dense_weights
+    weights = scope.constant("weights", packed(rows, group))
     bias = folded_bias(scope, rows, layer.bias)
     scales = mve_choice.dense_scales(bias, mve_choice.scales(scope.program, layer), group)
-    shape = f"{rows.shape[1]}, {channels}"
+    shape = f"{rows.shape[1]}, {channels}, {layer.weight_bits}"
     output = _output(scope, layer.clamp, is_single(layer))
     return f"const es_mve_gemm k = {{{weights}, {scope.constant('scale', scales)}, {shape}, {output}}};"
 
@@ -58,7 +59,8 @@ def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
     fields = ", ".join(f".{name} = {value}" for name, value in geometry.fields.items())
     body = (
         f"const es_mve_planes g = {{{fields}}};",
-        f"const es_mve_depthwise k = {{{weights}, {scales}, {shifts}, {scope.source().zero_point}, "
+        f"const es_mve_depthwise k = {{{weights}, {scales}, {shifts}, {layer.weight_bits}, "
+        f"{scope.source().zero_point}, "
         f"{_output(scope, layer.clamp, False)}}};",
         f"es_depthwise_mve_s8({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, &g, &k);",
     )

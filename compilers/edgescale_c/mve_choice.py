@@ -32,6 +32,7 @@ from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
 from edgescale_c.dsp_choice import LEAST_TABLED, add_scales, mul_scales, weight_rows
 from edgescale_c.geometry import window
+from edgescale_c.nibbles import pack_nibbles
 from edgescale_c.pack import OutOfDomainError
 from edgescale_c.requant import accumulator_bounds, tables
 
@@ -64,6 +65,11 @@ def _mve(name: str, *, plane: bool = False, scratch: int = 0) -> Choice:
     return Choice(name, "plane" if plane else "scalar", scratch, family="mve")
 
 
+def _narrow(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> str:
+    """What the name of a layer's kernel ends with."""
+    return "_w4" if layer.weight_bits == 4 else ""
+
+
 def scales(program: Program, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> npt.NDArray[np.int32]:
     """Multipliers and minus the shifts to the right, int32 [2, O]. Raises OutOfDomainError."""
     if layer.requant is None:
@@ -90,6 +96,12 @@ def dense_weights(rows: Table, group: int) -> npt.NDArray[np.int8]:
     full = np.zeros((groups * group, blocks * LANES), np.int8)
     full[:outputs, :taps] = rows
     return np.ascontiguousarray(full.reshape(groups, group, blocks, LANES).transpose(0, 2, 1, 3))
+
+
+def dense_nibbles(rows: Table, group: int) -> npt.NDArray[np.int8]:
+    """The same of 4-bit weights: [groups, blocks of 16 taps, group / 2, 16], of two channels 16 * w1 + w0 + 8."""
+    full = dense_weights(rows, group).astype(np.int16)
+    return (full[:, :, 1::2] * 16 + full[:, :, 0::2] + 8).astype(np.int8)
 
 
 def dense_scales(bias: npt.NDArray[np.int32], scaling: npt.NDArray[np.int32], group: int) -> npt.NDArray[np.int32]:
@@ -147,13 +159,17 @@ def planes(program: Program, layer: DepthwiseConv2D) -> Planes:
 
 
 def depthwise_weights(layer: DepthwiseConv2D, geometry: Planes) -> npt.NDArray[np.int8]:
-    """[O, taps]: place after place of the window, all its lines; zeros between dilated places."""
+    """[O, taps]: place after place of the window, all its lines; zeros between dilated places.
+
+    Of 4 bits: [(O + 1) / 2, taps], two channels a byte, the first in its lower half.
+    """
     w = layer.weights if geometry.transposed else layer.weights.transpose(1, 0, 2)
     step = layer.dilation[0] if geometry.transposed else layer.dilation[1]
     places, lines, channels = w.shape
     full = np.zeros((channels, (places - 1) * step + 1, lines), np.int8)
     full[:, ::step] = w.transpose(2, 0, 1)
-    return full.reshape(channels, -1)
+    rows = full.reshape(channels, -1)
+    return rows if layer.weight_bits == 8 else pack_nibbles(rows.T).T
 
 
 def _conv2d(program: Program, layer: Conv2D) -> Choice:
@@ -161,23 +177,23 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     geometry = window(program, layer)
     if layer.groups != 1:
         column = -(-math.prod(layer.weights.shape[1:]) // LANES) * LANES
-        return _mve("conv2d_s8_mve_groups", scratch=column * layer.groups)
+        return _mve(f"conv2d_s8_mve_groups{_narrow(layer)}", scratch=column * layer.groups)
     if geometry.k_h * geometry.k_w == 1 and not geometry.has_border:
-        return _mve("conv2d_s8_mve_1x1")
+        return _mve(f"conv2d_s8_mve_1x1{_narrow(layer)}")
     taps = math.prod(layer.weights.shape[1:])
-    return _mve("conv2d_s8_mve", scratch=-(-taps // LANES) * LANES * (2 if in_pairs(layer) else 1))
+    return _mve(f"conv2d_s8_mve{_narrow(layer)}", scratch=-(-taps // LANES) * LANES * (2 if in_pairs(layer) else 1))
 
 
 def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
     scales(program, layer)
-    return _mve("fully_connected_s8_mve")
+    return _mve(f"fully_connected_s8_mve{_narrow(layer)}")
 
 
 def _depthwise(program: Program, layer: DepthwiseConv2D) -> Choice:
     if layer.requant is not None and layer.requant.rounding == "single":
         raise OutOfDomainError("single rounding")
     scales(program, layer)
-    return _mve("depthwise_s8_mve", plane=True, scratch=planes(program, layer).scratch)
+    return _mve(f"depthwise_s8_mve{_narrow(layer)}", plane=True, scratch=planes(program, layer).scratch)
 
 
 def _add(program: Program, layer: Add) -> Choice:

@@ -170,12 +170,17 @@ CASES = [(kind, family) for kind in KINDS for family in CORES if family != "scal
 
 
 def most_bytes(layer) -> float:
-    """What a layer's constants may take: two weights a byte, some filled up, and 16 bytes a channel beside them."""
+    """What a layer's constants may take: two weights a byte, some filled up, and 16 bytes a channel beside them.
+
+    The scalar kernels also hold padding of a row of windows of two pixels, of at most 12 columns.
+    """
     shape = layer.weights.shape
     channels, taps = (shape[2], shape[0] * shape[1]) if isinstance(layer, DepthwiseConv2D) else (shape[0], shape[1:])
     groups = getattr(layer, "groups", 1)
     filled = groups * (-(-channels // groups // 4) * 4)
-    return (filled * (int(np.prod(taps)) + 16)) / 2 + 16 * filled + 64
+    depth = shape[2] if isinstance(layer, DepthwiseConv2D) else groups * shape[-1]
+    padding = 12 * depth if any(getattr(layer, "padding", ())) else 0
+    return (filled * (int(np.prod(taps)) + 16)) / 2 + 16 * filled + 64 + padding
 
 
 def emulates(family: str) -> bool:

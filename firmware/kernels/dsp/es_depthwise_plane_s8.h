@@ -48,9 +48,7 @@ typedef struct {
     /* 3x3 windows without dilation that move by one or two places: bytes [channels][9], and three more.
      * Others: words of two taps each, [channels][k_lines][(k_places + 1) / 2], or of one where places are dilated.
      * Weights of 4 bits: those bytes (but nine a channel), or the taps in those words, two a byte (es_dot_s8.h). */
-    const int8_t *bytes;
-    const uint32_t *words;
-    const int8_t *nibbles;
+    const void *weights;
     void (*kernel)(const es_plane_channel *); /* for 3x3 windows; NULL for others */
     const int32_t *bias; /* input zero-point folded in */
     es_scales scales;
@@ -318,7 +316,7 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
     const int32_t rounding = k->rounding;
     uint32_t *fill = (uint32_t *)(void *)scratch;
     int16_t *const first = scratch + g->pad_line * pitch + g->pad_place;
-    const uint32_t *w = k->words;
+    const uint32_t *w = (const uint32_t *)k->weights;
     /* What all channels of a 3x3 window share. */
     const int32_t places = g->stride_place == 1 ? g->out_places / 2 * 2 : g->out_places;
     es_plane_channel channel;
@@ -333,7 +331,7 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
     int8_t unpacked[12];
     uint32_t *const unpacked_words = (uint32_t *)(void *)scratch + words;
     int32_t nibble = 0;
-    channel.weights = bits == 4 ? unpacked : k->bytes;
+    channel.weights = bits == 4 ? unpacked : (const int8_t *)k->weights;
     ES_UNROLL_NOT
     for (int32_t i = 0; i < words; i++) {
         *fill++ = zeros;
@@ -365,14 +363,14 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
             if (bits == 4) {
                 ES_UNROLL_NOT
                 for (int32_t i = 0; i < 9; i++)
-                    unpacked[i] = (int8_t)es_weight_s4(k->nibbles, nibble++);
+                    unpacked[i] = (int8_t)es_weight_s4((const int8_t *)k->weights, nibble++);
             }
             k->kernel(&channel);
             if (bits != 4)
                 channel.weights += 9;
         } else {
             if (bits == 4) {
-                es_plane_words_s4(k->nibbles, nibble, unpacked_words, channel_words, g);
+                es_plane_words_s4((const int8_t *)k->weights, nibble, unpacked_words, channel_words, g);
                 nibble += channel_words * (g->dilation_place == 1 ? 2 : 1);
                 w = unpacked_words;
             }

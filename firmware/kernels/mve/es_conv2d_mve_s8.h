@@ -153,7 +153,7 @@ ES_INLINE void es_conv2d_groups_mve_s8(const int8_t *in, int8_t *out, int8_t *sc
             for (int32_t group = 0; group < g->groups; group++) {
                 es_mve_pixel_s8(scratch + group * column, out, &one, 1);
                 out += k->channels;
-                one.weights += quads * 4 * column;
+                one.weights += quads * 4 * column * k->bits / 8;
                 one.scale += quads * 9;
             }
         }

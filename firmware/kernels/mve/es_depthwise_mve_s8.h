@@ -29,11 +29,13 @@ typedef struct {
 } es_mve_planes;
 
 /* weights: int8 [channels * multiplier, taps], place after place. scale: int32 [channels * multiplier, 2]: bias with the
- * input's zero-point folded in, multiplier. left: minus the shift to the right. */
+ * input's zero-point folded in, multiplier. left: minus the shift to the right. Weights of 4 bits: two channels a byte,
+ * the first in the lower half; [(channels * multiplier + 1) / 2, taps]. */
 typedef struct {
     const int8_t *weights;
     const int32_t *scale;
     const int8_t *left;
+    int32_t bits; /* of a weight, 8 or 4 */
     int32_t in_zero_point;
     es_mve_output output;
 } es_mve_depthwise;
@@ -121,10 +123,22 @@ ES_INLINE void es_mve_four_windows(const int8_t *strip, int8_t *y, const int8x16
 }
 #endif
 
-/* A line of outputs of one channel. Where the last four overlap those before them, both write the same. */
-ES_INLINE void es_mve_strip_outputs(const int8_t *strip, int8_t *y, const int8_t *weights, const int32_t *scale,
-                                    int32_t left, const es_mve_planes *g, const es_mve_output *o)
+#if ES_MVE
+/* One of the two channels that share bytes; `channel` % 2 says which. */
+ES_INLINE int8x16_t es_mve_half_bytes(int8x16_t both, int32_t channel)
 {
+    return vshrq_n_s8(vshlq_r_s8(both, (channel & 1) != 0 ? 0 : 4), 4);
+}
+#endif
+
+/* A line of outputs of one channel. Where the last four overlap those before them, both write the same. */
+ES_INLINE void es_mve_strip_outputs(const int8_t *strip, int8_t *y, int32_t channel, const es_mve_planes *g,
+                                    const es_mve_depthwise *k)
+{
+    const int8_t *const weights = k->weights + (k->bits == 4 ? channel >> 1 : channel) * g->taps;
+    const int32_t *const scale = k->scale + 2 * channel;
+    const int32_t left = k->left[channel];
+    const es_mve_output *const o = &k->output;
     const int32_t step = g->stride_place * g->k_lines;
 #if ES_MVE
     const int32_t scales[3] = {scale[0], scale[1], left};
@@ -135,6 +149,11 @@ ES_INLINE void es_mve_strip_outputs(const int8_t *strip, int8_t *y, const int8_t
         w[i] = vldrbq_s8(weights + 16 * i);
     if (g->taps % 16 != 0)
         w[g->taps / 16] = vldrbq_z_s8(weights + g->taps / 16 * 16, vctp8q((uint32_t)(g->taps % 16)));
+    if (k->bits == 4) {
+        ES_UNROLL_FULL
+        for (int32_t i = 0; i < (g->taps + 15) / 16; i++)
+            w[i] = es_mve_half_bytes(w[i], channel);
+    }
     ES_UNROLL_NOT
     for (int32_t i = 0; i < groups; i++) {
         es_mve_four_windows(strip, y, w, scales, g, o, 4);
@@ -150,8 +169,11 @@ ES_INLINE void es_mve_strip_outputs(const int8_t *strip, int8_t *y, const int8_t
     for (int32_t place = 0; place < g->out_places; place++) {
         uint32_t acc = (uint32_t)scale[0];
         ES_UNROLL_NOT
-        for (int32_t i = 0; i < g->taps; i++)
-            acc += (uint32_t)(strip[place * step + i] * weights[i]);
+        for (int32_t i = 0; i < g->taps; i++) {
+            const int32_t pair = weights[i];
+            const int32_t low = (int8_t)(uint8_t)((uint32_t)pair << 4) >> 4;
+            acc += (uint32_t)(strip[place * step + i] * (k->bits == 8 ? pair : channel % 2 == 0 ? low : pair >> 4));
+        }
         y[place * g->out_place_step] = es_mve_requant_one((int32_t)acc, scale[1], left, o);
     }
 #endif
@@ -164,9 +186,7 @@ ES_INLINE void es_depthwise_mve_s8(const int8_t *in, int8_t *out, int8_t *scratc
 {
     const int32_t area = g->lines * g->pitch;
     int8_t *const strip = scratch + 8 * area + 16;
-    const int8_t *w = k->weights;
-    const int32_t *scale = k->scale;
-    const int8_t *left = k->left;
+    int32_t channel = 0; /* of the output */
     es_mve_fill(scratch, k->in_zero_point, 8 * area);
     ES_UNROLL_NOT
     for (int32_t first = 0; first < g->channels; first += 8) {
@@ -181,13 +201,11 @@ ES_INLINE void es_depthwise_mve_s8(const int8_t *in, int8_t *out, int8_t *scratc
                 es_mve_fill_strip(strip, row, g);
                 ES_UNROLL_NOT
                 for (int32_t m = 0; m < g->multiplier; m++)
-                    es_mve_strip_outputs(strip, y + m, w + m * g->taps, scale + 2 * m, left[m], g, &k->output);
+                    es_mve_strip_outputs(strip, y + m, channel + m, g, k);
                 row += g->stride_line * g->pitch;
                 y += g->out_line_step;
             }
-            w += g->taps * g->multiplier;
-            scale += 2 * g->multiplier;
-            left += g->multiplier;
+            channel += g->multiplier;
         }
     }
 }

@@ -79,7 +79,8 @@ ES_INLINE int32_t es_weight_s4(const int8_t *w, int32_t index)
 ES_INLINE void es_mac_s4(const int8_t *x, int32_t x_step, const int8_t *w, int32_t at, int32_t w_step, int32_t pixels,
                          int32_t channels, uint32_t acc[4])
 {
-    const int8_t one[2] = {(int8_t)es_weight_s4(w, at), channels == 2 ? (int8_t)es_weight_s4(w, at + w_step) : 0};
+    const int32_t second = channels == 2 ? es_weight_s4(w, at + w_step) : 0;
+    const int8_t one[2] = {(int8_t)es_weight_s4(w, at), (int8_t)second};
     es_mac_s8(x, x_step, one, 1, pixels, channels, acc);
 }
 
