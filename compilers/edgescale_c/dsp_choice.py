@@ -130,9 +130,9 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     narrow = layer.weight_bits == 4
     if narrow:
         nibbles.check_groups(weight_rows(layer))
-    wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=not single_pixel)
+    wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
     if single_pixel:
-        return Choice(f"conv2d_s8_dsp_dense{'_w4' if narrow else ''}", "dense", scratch=_row_scratch(taps))
+        return Choice(f"conv2d_s8_dsp_dense{_suffix(narrow, wide)}", "dense", scratch=_row_scratch(taps))
     if is_single(layer):
         raise pack.OutOfDomainError("single rounding")
     columns = -(-taps // 4) * 32
@@ -141,17 +141,22 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     return Choice(name, "blocks", scratch=columns + gathered)
 
 
+def _suffix(narrow: bool, wide: bool) -> str:
+    """What the name of a dense kernel ends with."""
+    return "_w4" if narrow else "_wide" if wide else ""
+
+
 def _row_scratch(taps: int) -> int:
     return 0 if taps % 4 == 0 else -(-taps // 4) * 4
 
 
 def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
     layer_scales(program, layer)
-    if layer.weight_bits == 4:
+    narrow = layer.weight_bits == 4
+    if narrow:
         nibbles.check_groups(weight_rows(layer))
-    else:
-        pack.check_pairs(weight_rows(layer), _bounds(program, layer))
-    name = f"fully_connected_s8_dsp_1x8{'_w4' if layer.weight_bits == 4 else ''}"
+    wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
+    name = f"fully_connected_s8_dsp_1x8{_suffix(narrow, wide)}"
     return Choice(name, "dense", scratch=_row_scratch(layer.weights.shape[1]))
 
 

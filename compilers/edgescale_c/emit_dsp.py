@@ -114,11 +114,19 @@ def _dense(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
         declaration = f"static const es_nibble_layer k = {{{fields}, {int(is_single(layer))}}};"
         body: tuple[str, ...] = (declaration, f"es_fully_connected_dense_s4({call}", *clamped(scope, layer.clamp))
         return LayerCode(body, scope.choice.name, ("es_dense_s4.h",))
-    bias = scope.constant("bias", pack.pair_bias(folded_bias(scope, rows, layer.bias)))
+    folded = folded_bias(scope, rows, layer.bias)
+    bias, entries, step = pack.pair_bias(folded), scales.pairs, scales.step
+    if wide := scope.choice.name.endswith("_wide"):
+        # [pairs, 3]: the last is twice the centre.
+        around = pack.wide_bias(folded, rows)
+        bias, centres = np.ascontiguousarray(around[:, :2]), around[:, 2]
+        entries, step = scales.wide_pairs(centres // 2 if is_single(layer) else centres), 16
     body = (
         f"static const es_dense_layer k = {{.weights = {scope.constant('weights', pack.dense_weights(rows))}, "
-        f".bias = {bias}, .scale = (const es_scale_pair *)(const void *){scope.constant('scale', scales.pairs)}, "
-        f".scale_step = {scales.step}, .rounding = {_rounding(scope)}, .single = {int(is_single(layer))}}};",
+        f".bias = {scope.constant('bias', bias)}, "
+        f".scale = (const es_scale_pair *)(const void *){scope.constant('scale', entries)}, "
+        f".scale_step = {step}, .rounding = {_rounding(scope)}, .single = {int(is_single(layer))}, "
+        f".wide = {int(wide)}}};",
         f"es_fully_connected_dense_s8({call}",
         *clamped(scope, layer.clamp),
     )

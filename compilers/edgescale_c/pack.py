@@ -41,6 +41,10 @@ class Scales:
         shifts = self.right[0::2] | self.right[1::2] << 8
         return np.stack([self.multiplier[0::2], self.multiplier[1::2], shifts], axis=1).astype(np.int32)
 
+    def wide_pairs(self, centres: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The same with a centre behind each pair's entry: int32 [pairs, 4]."""
+        return np.concatenate([np.broadcast_to(self.pairs, (len(centres), 3)), centres[:, None]], axis=1)
+
     @property
     def step(self) -> int:
         """Bytes from one pair's entry to the next."""

@@ -8,6 +8,7 @@ Each compiler call takes a batch of single-layer programs; for an emulated core 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from edgescale.core.target import load_target
+from edgescale.lower import reference
 from edgescale.lower.program import Conv2D, DepthwiseConv2D, FullyConnected, Lut, Mul, Pool2D, Requant, Rescale, Tensor
 
 BATCH = settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
@@ -208,3 +210,33 @@ def test_layers_equal_the_reference(shared_harness, kind, family, data, seed):
     harness.check(built, seed)
     if emulates(family):
         harness.check_emulated(built, CORES[family], seed, family)
+
+
+@pytest.mark.parametrize(("kind", "family"), CASES)
+@settings(BATCH, max_examples=1)
+@given(data=st.data(), seed=seeds)
+def test_layers_without_undefined_behaviour(shared_harness, kind, family, data, seed):
+    """A few under the address and undefined-behaviour sanitizers, which take the compiler long."""
+    harness = shared_harness
+    if harness.gcc() != ["gcc"]:
+        pytest.skip("needs gcc's sanitizers")
+    count = 2 if family == "scalar" else 6
+    drawn = data.draw(st.lists(KINDS[kind](family), min_size=count, max_size=count))
+    programs = [harness.program([layer], x, y) for layer, x, y in drawn]
+    folder = harness.new_folder()
+    made = harness.write(programs, folder, family=family)
+    steps = []
+    for one in made:
+        steps += [f"fread({port['accessor']}(), 1, {port['bytes']}, stdin);" for port in one.meta["inputs"]]
+        steps.append(f"es_{one.meta['symbol']}_run();")
+        steps += [f"fwrite({port['accessor']}(), 1, {port['bytes']}, stdout);" for port in one.meta["outputs"]]
+    text = '#include <stdio.h>\n#include "all.c"\n#pragma GCC diagnostic ignored "-Wunused-result"\n'
+    (folder / "main.c").write_text(text + "int main(void)\n{\n" + "\n".join(steps) + "\nreturn 0;\n}\n")
+    harness.compile(folder, *harness.sanitizers, compiler=["gcc"], source="main.c", output="all")
+    drawn_inputs = [harness.inputs(p, np.random.default_rng(seed + i)) for i, p in enumerate(programs)]
+    given_inputs = [{name: v[:1] for name, v in x.items()} for x in drawn_inputs]
+    stdin = b"".join(np.ascontiguousarray(v).tobytes() for x in given_inputs for v in x.values())
+    result = subprocess.run([str(folder / "all")], input=stdin, capture_output=True)
+    assert result.returncode == 0, result.stderr.decode()[-2000:]
+    wanted = [reference.run(p, x) for p, x in zip(programs, given_inputs, strict=True)]
+    assert result.stdout == b"".join(np.ascontiguousarray(v).tobytes() for y in wanted for v in y.values())
