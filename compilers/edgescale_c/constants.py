@@ -12,7 +12,14 @@ import numpy.typing as npt
 
 Table = npt.NDArray[np.generic]
 
-_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float", "uint8": "uint8_t", "uint32": "uint32_t"}
+_C_TYPES = {
+    "int8": "int8_t",
+    "int32": "int32_t",
+    "float32": "float",
+    "uint8": "uint8_t",
+    "uint16": "uint16_t",
+    "uint32": "uint32_t",
+}
 
 
 def float_literal(value: float) -> str:

@@ -54,6 +54,11 @@ class Scope:
         """The layer as error messages name it."""
         return f"node {self.layer.name!r} ({self.layer.op})"
 
+    @property
+    def family(self) -> str:
+        """What names of the family's kernels and headers hold before _s8; empty for the scalar kernel."""
+        return f"_{self.choice.family}" if self.choice.name else ""
+
     def refuse(self, rule: str) -> UnsupportedModelError:
         """The error for a layer that breaks `rule`."""
         return UnsupportedModelError(f"{self.where}: {rule}")

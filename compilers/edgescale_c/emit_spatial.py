@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from edgescale.lower.program import ITEM_BYTES, Concat, Mean, Pad, Pool2D, Requant, Transpose
+from edgescale_c import emit_dsp
 from edgescale_c.constants import Table
 from edgescale_c.emission import REGISTRY, LayerCode, Scope
 from edgescale_c.geometry import window
@@ -32,10 +33,16 @@ def pool2d(scope: Scope, layer: Pool2D) -> LayerCode:
         if layer.requant is not None:
             raise scope.refuse("max pooling needs equal units of input and output, found a rescaling")
         low, high = clamp_of(layer.clamp)
+        if scope.choice.family == "mve" and scope.choice.name:
+            call = f"es_max_pool_mve_s8({data}, {low}, {high});"
+            return LayerCode((geometry, call), scope.choice.name, ("es_pool_mve_s8.h",))
+        if scope.choice.name:
+            body = (geometry, f"es_max_pool_dsp_s8({data});", *emit_dsp.clamped(scope, layer.clamp))
+            return LayerCode(body, scope.choice.name, ("es_pool_dsp_s8.h",))
         return LayerCode((geometry, f"es_max_pool_s8({data}, {low}, {high});"), "max_pool_s8", ("es_pool_s8.h",))
     if math.prod(layer.kernel) >= 2**23:
         raise scope.refuse(f"average pooling takes windows below 2^23 pixels, found {math.prod(layer.kernel)}")
-    family = f"_{scope.choice.family}" if scope.choice.name else ""
+    family = scope.family
     flags = f"{scope.source().zero_point}, {int(layer.count_padding)}, {int(layer.requant is not None)}"
     body = (
         geometry,
@@ -57,7 +64,7 @@ def mean(scope: Scope, layer: Mean) -> LayerCode:
     if pixels >= 2**23:
         raise scope.refuse(f"mean takes fewer than 2^23 pixels, found {pixels}")
     zero_point = scope.source().zero_point
-    family = f"_{scope.choice.family}" if scope.choice.name else ""
+    family = scope.family
     body = (
         scope.requant(layer.requant, 255 * pixels, layer.clamp),
         f"es_mean{family}_s8({data}, {zero_point}, &q);",

@@ -19,11 +19,12 @@ INT32_LIMIT = 2**31 - 1
 
 @dataclass(frozen=True)
 class Weighted:
-    """weights [O, ...] with the output channel first; bias [O]; requant None for float32."""
+    """weights [O, ...] with the output channel first; bias [O]; requant None for float32; bits of a stored weight."""
 
     weights: Array
     bias: Array
     requant: Requant | None
+    bits: int = 8
 
 
 def real_weights(weights: Constant, bias: Real, affine: Affine) -> Weighted:
@@ -60,7 +61,15 @@ def integer_weights(
         integers, scales, steps = _fit_bias(integers, scales, source[0], np.broadcast_to(real, scales.shape))
     factors = source[0] * scales / output[0]
     scaling = requant(factors, single=single)
-    return Weighted(integers, check_accumulator(integers, steps, source[1], scaling), scaling)
+    return Weighted(
+        integers, check_accumulator(integers, steps, source[1], scaling), scaling, _stored_bits(weights, integers)
+    )
+
+
+def _stored_bits(weights: Constant, integers: npt.NDArray[np.int8]) -> int:
+    """4 where the model's own type is as narrow and the integers, less their zero-point, are too; else 8."""
+    narrow = str(weights.values.dtype) in ("int4", "uint4", "int2", "uint2")
+    return 4 if narrow and integers.min(initial=0) >= -8 and integers.max(initial=0) <= 7 else 8
 
 
 def _exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir
 
 from edgescale.frontend.tflite.graph import Graph, Refusal
 from edgescale.frontend.tflite.options import SAME, VALID
@@ -29,7 +30,8 @@ Arrange = Callable[[Array], Array]
 @handles("CONV_2D")
 def conv_2d(graph: Graph, op: Operator) -> None:
     """Constant weights and bias; SAME or VALID padding, any stride, dilation and groups; float32, or 8-bit activations
-    with weights of one scale or one an output channel; 8-bit weights of a float32 convolution are dequantized."""
+    with weights of 8 or 4 bits and one scale, or one an output channel; 8-bit weights of a float32 convolution are
+    dequantized."""
     _, weights, _ = operands(graph, op, 2, 3)
     source = activation(graph, op.inputs[0])
     if weights is None or len(weights.shape) != 4 or len(source.shape) != 4:
@@ -147,7 +149,7 @@ def _parameters(graph: Graph, op: Operator, source: Tensor, weights: Tensor, arr
         return [graph.constant(graph.name(tensor.index), array) for tensor, array in real]
     found = weights.quantization
     if found is None or weights.data.dtype not in (np.int8, np.uint8):
-        raise Refusal("8-bit activations meet 8-bit weights", f"{weights.name!r} of type {weights.kind.lower()}")
+        raise Refusal("8-bit activations meet 8- or 4-bit weights", f"{weights.name!r} of type {weights.kind.lower()}")
     if found.scale.size > 1 and (found.axis != axis or found.scale.size != channels):
         raise Refusal(
             "weight scales per tensor or per output channel",
@@ -157,8 +159,9 @@ def _parameters(graph: Graph, op: Operator, source: Tensor, weights: Tensor, arr
         raise Refusal("weight scales are positive", f"{float(found.scale.min()):g} in {weights.name!r}")
     name = graph.name(weights.index)
     scale = found.scale if found.scale.size > 1 else found.scale.reshape(())
-    zero = found.zero_point.astype(weights.data.dtype).reshape(scale.shape)
-    parts = [_dequantized(graph, name, arrange(weights.data), scale, zero)]
+    integers = weights.data.astype(onnx_ir.DataType.INT4.numpy()) if weights.kind == "INT4" else weights.data
+    zero = found.zero_point.astype(integers.dtype).reshape(scale.shape)
+    parts = [_dequantized(graph, name, arrange(integers), scale, zero)]
     if bias is not None:
         if bias.data is None or bias.data.dtype != np.int32:
             raise Refusal("an int32 bias", f"{bias.name!r} of type {bias.kind.lower()}")
