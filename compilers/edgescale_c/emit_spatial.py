@@ -88,7 +88,7 @@ def concat(scope: Scope, layer: Concat) -> LayerCode:
             calls.append(f"es_concat_part({scope.read(k)}, {target}, i, &p{k}, {int(scope.shares_bytes(k))});")
             continue
         if item != 1:
-            raise scope.refuse("rescales int8 inputs only, found float32")
+            raise scope.refuse(f"rescales int8 inputs only, found {scope.source(k).dtype}")
         zero_point = scope.source(k).zero_point
         declarations.append(scope.requant(scaling, 255, (-128, 127), f"q{k}"))
         calls.append(f"es_concat_part_rescaled_s8({scope.read(k)}, (int8_t *){target}, i, &p{k}, {zero_point}, &q{k});")
@@ -102,7 +102,8 @@ def concat(scope: Scope, layer: Concat) -> LayerCode:
 def pad(scope: Scope, layer: Pad) -> LayerCode:
     """Constant padding of up to four axes."""
     item = ITEM_BYTES[scope.out.dtype]
-    value: Table = np.array([layer.value], np.float32 if scope.is_float else np.int8)
+    _ = scope.is_float
+    value: Table = np.array([layer.value], scope.out.dtype)
     axes = [list(entry) for entry in zip(scope.source().shape, layer.before, layer.after, strict=True)]
     # Axes that are not padded join their outer neighbour: fewer, longer copies.
     while len(axes) > 1 and axes[-1][1] == axes[-1][2] == 0:

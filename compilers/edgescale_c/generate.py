@@ -9,7 +9,7 @@ from typing import Any
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.lower.program import Program, State, macs
-from edgescale_c import emit_elementwise, emit_slice, emit_spatial, emit_weighted, skeleton
+from edgescale_c import emit_elementwise, emit_s16, emit_slice, emit_spatial, emit_weighted, skeleton
 from edgescale_c.constants import ConstantPool
 from edgescale_c.emission import C_TYPES, REGISTRY, Scope
 from edgescale_c.firmware import needed_headers
@@ -21,7 +21,7 @@ from edgescale_c.states import copied
 from edgescale_c.verifier import Workspace, verify
 
 # Importing them fills the registry.
-EMITTERS = (emit_elementwise, emit_slice, emit_spatial, emit_weighted)
+EMITTERS = (emit_elementwise, emit_s16, emit_slice, emit_spatial, emit_weighted)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _check(program: Program) -> None:
     for tensor in program.tensors.values():
         if tensor.dtype not in C_TYPES:
             raise UnsupportedModelError(
-                f"value {tensor.name!r}: the C back end stores {' and '.join(C_TYPES)}, found {tensor.dtype}"
+                f"value {tensor.name!r}: the C back end stores {', '.join(C_TYPES)}, found {tensor.dtype}"
             )
         if tensor.size < 1:
             raise UnsupportedModelError(f"value {tensor.name!r}: shape {list(tensor.shape)} holds no element")
