@@ -18,7 +18,7 @@ from edgescale.lower.integer import (
 )
 from edgescale.lower.interpolated import sigmoid_scaling
 from edgescale.lower.layout import View, view
-from edgescale.lower.program import InterpolatedLut, Lut, Rescale, Softmax, Unary
+from edgescale.lower.program import InterpolatedLut, Lut, Rescale, Softmax, Tensor, Unary
 from edgescale.lower.registry import handles
 from edgescale.lower.sink import Sink, activation_bounds, follow
 from edgescale.lower.tables import table_of
@@ -58,8 +58,8 @@ def clamp(context: Context, node: onnx_ir.Node) -> None:
 
 @handles("Sigmoid", "Tanh", "Exp", "HardSwish")
 def plain(context: Context, node: onnx_ir.Node) -> None:
-    """Any shape. int8 (a table of 256 entries) between DequantizeLinear and QuantizeLinear; int16 for Sigmoid and Tanh
-    into units of 1/32768."""
+    """Any shape. int8 (a table of 256 entries) between DequantizeLinear and QuantizeLinear; int16 for Sigmoid and
+    Tanh."""
     _unary(context, node, node.op_type.lower(), ())
 
 
@@ -101,23 +101,31 @@ def _interpolated(context: Context, node: onnx_ir.Node, function: str, value: Va
     """sigmoid or tanh of int16."""
     units, output = context.units(value), sink.units
     name = function if function in ("sigmoid", "tanh") else ""
-    if not name or units is None or output is None or units.dtype != "int16" or output != SOFTMAX_UNITS["int16"]:
+    if not name or units is None or output is None or units.dtype != "int16" or output.dtype != "int16":
         raise NodeError(
             f"{function} from {shown_units(units)} to {shown_units(output)}",
-            "of functions, int16 has sigmoid and tanh, from int16 to int16 of scale 1/32768",
+            "of functions, int16 has sigmoid and tanh, from int16 to int16",
         )
     try:
         multiplier, shift = sigmoid_scaling(units.scale)
     except ValueError:
         rule = "the input of int16 sigmoid and tanh has a scale below 16/3"
         raise NodeError(f"scale {units.scale:g}", rule) from None
-    source = context.tensors[value.tensor]
-    made = context.tensor(sink.value, source.shape, output)
+    source, label = context.tensors[value.tensor], context.name_of(node)
+    result = SOFTMAX_UNITS["int16"]
+    exact = output == result
+    made = context.tensor(sink.value if exact else f"{sink.value}.fixed", source.shape, result)
     kind: Literal["sigmoid", "tanh"] = "sigmoid" if name == "sigmoid" else "tanh"
-    context.layers.append(
-        InterpolatedLut(context.name_of(node), (source.name,), made.name, kind, multiplier, shift, nodes=sink.nodes)
-    )
-    sink.bind(context, made, value.view)
+    context.layers.append(InterpolatedLut(label, (source.name,), made.name, kind, multiplier, shift, nodes=sink.nodes))
+    sink.bind(context, made if exact else _requantized(context, label, made, sink.value, output), value.view)
+
+
+def _requantized(context: Context, label: str, source: Tensor, name: str, units: Units) -> Tensor:
+    """A result of fixed units in others, such as 1/255 or 1/32767, which ONNX Runtime's quantizer writes."""
+    made = context.tensor(name, source.shape, units)
+    scaling = rescaling(source, units.scale)
+    context.layers.append(Rescale(f"{label}/requantize", (source.name,), made.name, scaling, units.limits))
+    return made
 
 
 def shown_units(units: Units | None) -> str:
@@ -156,12 +164,8 @@ def softmax(context: Context, node: onnx_ir.Node) -> None:
             input_multiplier=multiplier, input_left_shift=shift, diff_min=least,
         )
     )  # fmt: skip
-    if not exact and result is not None and sink.units is not None:
-        # Such as 1/255, which ONNX Runtime's quantizer writes.
-        last = context.tensor(sink.value, made.shape, sink.units)
-        scaling = rescaling(result, last.scale)
-        context.layers.append(Rescale(f"{label}/requantize", (made.name,), last.name, scaling, sink.units.limits))
-        made = last
+    if not exact and sink.units is not None:
+        made = _requantized(context, label, made, sink.value, sink.units)
     sink.bind(context, made, order)
 
 

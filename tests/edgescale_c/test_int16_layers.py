@@ -189,7 +189,8 @@ def moving_layers(draw):
             for i in range(draw(st.integers(1, 4)))
         ]
         out = int16("y", 1, *shape[: axis - 1], sum(p.shape[axis] for p in parts), *shape[axis:])
-        return Concat("concat", tuple(p.name for p in parts), "y", axis, (None,) * len(parts)), parts, out
+        rescale = tuple(requant(draw(st.floats(0.1, 3.0))) if draw(st.booleans()) else None for _ in parts)
+        return Concat("concat", tuple(p.name for p in parts), "y", axis, rescale), parts, out
     if kind == "pad":
         before, after = (tuple(draw(st.integers(0, 2)) for _ in range(3)) for _ in range(2))
         extents = [b + s + a for b, s, a in zip(before, shape, after, strict=True)]

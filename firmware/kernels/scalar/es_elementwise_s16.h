@@ -1,9 +1,10 @@
-/* int16 element-wise layers: add, mul, rescale (also from and to int8), sigmoid and tanh. Each reads element i before it
- * writes element i, upwards. Zero-points of int16 are 0. */
+/* int16 element-wise layers: add, mul, rescale (also from and to int8, and within a concatenation), sigmoid and tanh.
+ * Each reads element i before it writes element i, upwards. Zero-points of int16 are 0. */
 #ifndef ES_ELEMENTWISE_S16_H
 #define ES_ELEMENTWISE_S16_H
 
 #include "es_elementwise_s8.h"
+#include "es_move.h"
 #include "es_requant_s16.h"
 
 /* Two operands seen as [rows, channels]; the second may hold one value a channel, or a single one. */
@@ -68,6 +69,18 @@ ES_INLINE void es_rescale_s16_s8(const int16_t *in, int8_t *out, int32_t count, 
     ES_UNROLL_NOT
     for (int32_t i = 0; i < count; i++)
         out[i] = (int8_t)es_requant_stored(in[i], 0, q);
+}
+
+/* Chunk `index` of an int16 input of a concatenation in other units than the output's; chunk and stride in bytes. */
+ES_INLINE void es_concat_part_rescaled_s16(const int16_t *in, void *out, int32_t index, const es_chunks *p,
+                                           const es_requant *q)
+{
+    const int32_t count = p->chunk / 2;
+    const int16_t *x = in + index * count;
+    int16_t *y = (int16_t *)(void *)((uint8_t *)out + index * p->stride);
+    ES_UNROLL_NOT
+    for (int32_t i = 0; i < count; i++)
+        y[i] = (int16_t)es_requant_stored(x[i], 0, q);
 }
 
 /* table: sigmoid of i / 24 in Q0.16, 256 entries; inputs become units of 1 / (3 * 4096) by multiplier and shift. */
