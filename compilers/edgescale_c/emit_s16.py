@@ -26,12 +26,15 @@ from edgescale.lower.program import (
     Softmax,
 )
 from edgescale_c.constants import Table, float_literal, int_literal
+from edgescale_c.dsp_int16 import packed
 from edgescale_c.emission import REGISTRY, LayerCode, Scope
 from edgescale_c.emit_elementwise import broadcast
 from edgescale_c.geometry import window
 from edgescale_c.requant import clamp_of, rescaled_bound
 
 _ELEMENTWISE = ("es_elementwise_s16.h",)
+_CONVOLUTION = ("es_conv2d_s16.h",)
+_DSP = ("es_conv2d_dsp_s16.h",)
 _SPAN = 2**15
 
 _UNIT = Requant(np.array([2**30], np.int32), np.array([-1], np.int32))
@@ -97,15 +100,16 @@ def convolution(scope: Scope, layer: Conv2D | DepthwiseConv2D) -> LayerCode:
         )
     rows = layer.weights.reshape(-1, channels).T if depthwise else layer.weights.reshape(channels, -1)
     bias, wide = _sums(scope, rows, layer.bias)
-    weights = scope.constant("weights", layer.weights)
-    name = "depthwise_s16" if depthwise else "conv2d_s16"
+    name, scratch, weights, header = "depthwise_s16" if depthwise else "conv2d_s16", "", layer.weights, _CONVOLUTION
+    if scope.choice.name:
+        name, scratch, weights, header = "conv2d_dsp_s16", f"{scope.scratch('int16_t')}, ", packed(rows), _DSP
     body = (
         f"const es_window g = {{{geometry.initialiser()}}};",
-        f"const es_weights_s16 k = {{{weights}, {bias}}};",
+        f"const es_weights_s16 k = {{{scope.constant('weights', weights)}, {bias}}};",
         f"const es_reduced q = {{{_reduced(scope, layer.requant, wide, layer.clamp)}}};",
-        f"es_{name}({scope.read()}, {scope.write()}, &g, &k, &q);",
+        f"es_{name}({scope.read()}, {scope.write()}, {scratch}&g, &k, &q);",
     )
-    return LayerCode(body, name, ("es_conv2d_s16.h",))
+    return LayerCode(body, scope.choice.name or name, header)
 
 
 @REGISTRY.register(FullyConnected, int16=True)
@@ -131,12 +135,15 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
         raise scope.refuse(f"factors must stay below 2^21, found a shift of {int(scaling.shift.max())}")
     multiplier, right = np.where(gone, 0, multiplier), np.where(gone, 100, right)
     words = np.stack([multiplier & 0xFFFFFFFF, multiplier >> 32], axis=1).astype(np.uint32)
+    dsp = bool(scope.choice.name)
+    weights = scope.constant("weights", packed(layer.weights) if dsp else layer.weights)
+    name = "fully_connected_dsp_s16" if dsp else "fully_connected_s16"
     body = (
-        f"const es_weights_s16 k = {{{scope.constant('weights', layer.weights)}, {bias}}};",
+        f"const es_weights_s16 k = {{{weights}, {bias}}};",
         f"const es_real_scale q = {{{_tables(scope, multiplier, right, words)}, {wide}, {_bounds(layer.clamp)}}};",
-        f"es_fully_connected_s16({scope.read()}, {scope.write()}, {rows}, {inputs}, {outputs}, &k, &q);",
+        f"es_{name}({scope.read()}, {scope.write()}, {rows}, {inputs}, {outputs}, &k, &q);",
     )
-    return LayerCode(body, "fully_connected_s16", ("es_fully_connected_s16.h",))
+    return LayerCode(body, scope.choice.name or name, _DSP if dsp else ("es_fully_connected_s16.h",))
 
 
 @REGISTRY.register(Add, Mul, int16=True)

@@ -207,6 +207,8 @@ def moving_layers(draw):
 
 def check(harness, drawn, seed: int) -> None:
     programs = [harness.program([layer], x if isinstance(x, list) else [x], y) for layer, x, y in drawn]
+    if any(isinstance(layer, (Conv2D, FullyConnected)) for layer, _, _ in drawn):
+        harness.check(harness.build(programs, "-O2", family="dsp"), seed)
     harness.check(harness.build(programs, "-O2"), seed)
     harness.check(harness.build(programs, *harness.armv6m), seed)
 
@@ -268,7 +270,7 @@ def net(harness, rng):
 
 def test_a_net_between_int8_and_int16(harness):
     programs = [net(harness, np.random.default_rng(3))]
-    for options in ({}, {"alignment": 8}, {"overlap": False}):
+    for options in ({}, {"alignment": 8}, {"overlap": False}, {"family": "dsp"}):
         harness.check(harness.build(programs, "-O1", **options))
 
 
@@ -280,13 +282,14 @@ def test_drawn_layers_and_a_net_under_the_sanitizers(shared_harness, data):
     drawn += [data.draw(strategy) for strategy in (elementwise_layers(), moving_layers()) for _ in range(5)]
     programs = [shared_harness.program([layer], x if isinstance(x, list) else [x], y) for layer, x, y in drawn]
     programs = [p for p in programs if all(t.dtype != "float32" for t in p.tensors.values())]
-    sanitized(shared_harness, [*programs, net(shared_harness, np.random.default_rng(5))])
+    sanitized(shared_harness, [*programs, net(shared_harness, np.random.default_rng(5))], "scalar")
+    sanitized(shared_harness, [*programs[:8], net(shared_harness, np.random.default_rng(6))], "dsp")
 
 
-def sanitized(harness, programs: list[Program]) -> None:
+def sanitized(harness, programs: list[Program], family: str) -> None:
     """A main that runs every program on each of its samples, under the sanitizers; it prints the outputs."""
     folder = harness.new_folder()
-    made = harness.write(programs, folder)
+    made = harness.write(programs, folder, family=family)
     lines = [f'#include "es_p{i}.c"' for i in range(len(programs))] + ["#include <stdio.h>", "int main(void) {"]
     wanted: list[int] = []
     for i, (program, one) in enumerate(zip(programs, made, strict=True)):
@@ -352,8 +355,8 @@ def test_what_the_kernels_do_not_take_is_refused(harness):
 
 def test_families_fall_back_to_scalar_and_say_why(harness):
     program = net(harness, np.random.default_rng(0))
-    for family in ("dsp", "mve"):
+    for family, convolution in (("dsp", ("conv2d_s16_dsp_2x2", "")), ("mve", ("conv2d_s16", "int16 activations"))):
         (made,) = harness.write([program], harness.new_folder(), family=family)
         reasons = {row["name"]: (row["kernel"], row["reason"]) for row in made.meta["layers"]}
-        assert reasons["c1"] == ("conv2d_s16", "int16 activations")
-        assert reasons["fc"] == ("fully_connected_s16", "int16 activations")
+        assert reasons["c1"] == convolution
+        assert reasons["pool"] == ("avg_pool_s16", "int16 activations")

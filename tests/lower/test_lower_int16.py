@@ -65,7 +65,10 @@ def test_a_constant_of_its_own_range(tools: Any, rng: np.random.Generator) -> No
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda g, x, y: g.quantize(g.node("Add", x, y), 0.1, 0, np.int8), ["op Add", "int16 and int8", "QuantizeLinear of the other type"]),
+        (
+            lambda g, x, y: g.quantize(g.node("Add", x, y), 0.1, 0, np.int8),
+            ["op Add", "int16 and int8", "QuantizeLinear of the other type"],
+        ),
         (lambda g, x, y: g.quantize(g.node("Elu", x), 0.1, 0, np.int16), ["sigmoid and tanh", "elu"]),
         (lambda g, x, y: g.quantize(g.node("Sigmoid", x), 1 / 256, -128, np.int8), ["int8 of scale 0.0039"]),
         (lambda g, x, y: g.quantize(g.node("Relu", x), 1e-9, 0, np.int16), ["32 bits"]),
