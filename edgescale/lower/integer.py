@@ -79,20 +79,20 @@ def interpolated_softmax_scaling(scale_in: float) -> tuple[int, int, int]:
     return int(scaling.multiplier[0]), int(scaling.shift[0]), 0
 
 
-def rescaling(source: Units | Tensor, scale_out: float) -> Requant:
-    """Integer units to others."""
-    return bounded(requant(source.scale / scale_out), SPAN[source.dtype])
+def rescaling(scale_in: float, scale_out: float, dtype: str = "int8") -> Requant:
+    """Units of `dtype` to others."""
+    return bounded(requant(scale_in / scale_out), SPAN[dtype])
 
 
-def activation_rescaling(source: Units, scale_out: float) -> Requant:
-    """Integer units to others in a Relu or Clip of its own, where LiteRT divides the scales in float32."""
-    return bounded(requant(float(np.float32(source.scale) / np.float32(scale_out))), SPAN[source.dtype])
+def activation_rescaling(scale_in: float, scale_out: float, dtype: str = "int8") -> Requant:
+    """Units of `dtype` to others in a Relu or Clip of its own, where LiteRT divides the scales in float32."""
+    return bounded(requant(float(np.float32(scale_in) / np.float32(scale_out))), SPAN[dtype])
 
 
-def product_requant(a: Units, b: Units, scale_out: float) -> Requant:
-    """Rescaling of the product of two integers; LiteRT's Mul computes the factor in float32."""
-    factor = np.float32(a.scale) * np.float32(b.scale) / np.float32(scale_out)
-    return bounded(requant(float(factor)), SPAN[a.dtype] * SPAN[b.dtype])
+def product_requant(scale_a: float, scale_b: float, scale_out: float, dtype: str = "int8") -> Requant:
+    """Rescaling of the product of two integers of `dtype`; LiteRT's Mul computes the factor in float32."""
+    factor = np.float32(scale_a) * np.float32(scale_b) / np.float32(scale_out)
+    return bounded(requant(float(factor)), SPAN[dtype] ** 2)
 
 
 def clamp_of(tensor: Tensor, low: float = -math.inf, high: float = math.inf) -> Clamp:

@@ -49,8 +49,9 @@ def clamp(context: Context, node: onnx_ir.Node) -> None:
     low, high = (min(max(bound, sink.low), sink.high) for bound in bounds)
     context.layers.append(
         Rescale(
-            context.name_of(node), (source.name,), made.name, activation_rescaling(units, out_units.scale),
-            clamp_of(made, low, high), nodes=sink.nodes,
+            context.name_of(node), (source.name,), made.name,
+            activation_rescaling(units.scale, out_units.scale, units.dtype), clamp_of(made, low, high),
+            nodes=sink.nodes,
         )
     )  # fmt: skip
     sink.bind(context, made, value.view)
@@ -123,7 +124,7 @@ def _interpolated(context: Context, node: onnx_ir.Node, function: str, value: Va
 def _requantized(context: Context, label: str, source: Tensor, name: str, units: Units) -> Tensor:
     """A result of fixed units in others, such as 1/255 or 1/32767, which ONNX Runtime's quantizer writes."""
     made = context.tensor(name, source.shape, units)
-    scaling = rescaling(source, units.scale)
+    scaling = rescaling(source.scale, units.scale, source.dtype)
     context.layers.append(Rescale(f"{label}/requantize", (source.name,), made.name, scaling, units.limits))
     return made
 

@@ -90,7 +90,9 @@ def _append(
     zero = units_b[1] if constant is not None and units_b is not None else 0
     integer = units_a is not None and units_b is not None
     if operator == "Mul":
-        scaling = product_requant(units_a, units_b, out.scale) if units_a and units_b else None
+        scaling = (
+            product_requant(units_a.scale, units_b.scale, out.scale, units_a.dtype) if units_a and units_b else None
+        )
         context.layers.append(
             Mul(
                 name, inputs, output, nodes=sink.nodes, requant=scaling, clamp=clamp, constant=constant,

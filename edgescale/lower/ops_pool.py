@@ -113,7 +113,7 @@ def _pool(
         if units is None or sink.units is None:
             value, units = context.real(value, node), None
         elif sink.units != units:
-            scaling, units = rescaling(units, sink.units.scale), sink.units
+            scaling, units = rescaling(units.scale, sink.units.scale, units.dtype), sink.units
     if any(pad >= size for pad, size in zip(window.padding, window.kernel * 2, strict=True)):
         raise NodeError(
             f"padding {list(window.padding)} for kernel {list(window.kernel)}", "padding is below the kernel"

@@ -149,7 +149,8 @@ def concat(context: Context, node: onnx_ir.Node) -> None:
     shape = list(values[0].shape)
     shape[axis] = sum(value.shape[axis] for value in values)
     scaling = tuple(
-        None if units is None or unit is None or unit == units else rescaling(unit, units.scale) for unit in found
+        None if units is None or unit is None or unit == units else rescaling(unit.scale, units.scale, unit.dtype)
+        for unit in found
     )
     names = [context.arrange(v, view(v.shape, axes), stored_shape(v.shape, axes), node) for v in values]
     out = context.tensor(sink.value, stored_shape(tuple(shape), axes), units)

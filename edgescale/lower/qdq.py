@@ -115,7 +115,7 @@ def quantize(context: Context, node: onnx_ir.Node) -> None:
     else:
         made = context.tensor(name, source.shape, units)
         label = context.name_of(node)
-        scaling = rescaling(source, made.scale)
+        scaling = rescaling(source.scale, made.scale, source.dtype)
         context.layers.append(Rescale(label, (source.name,), made.name, scaling, units.limits, nodes=(label,)))
     context.values[name] = Value(made.name, value.view)
 

@@ -11,6 +11,8 @@ import subprocess
 
 import numpy as np
 import pytest
+from edgescale_c.planner import plan
+from edgescale_c.verifier import PlanError, verify
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -310,6 +312,30 @@ def sanitized(harness, programs: list[Program], family: str) -> None:
     result = subprocess.run([folder / "main"], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]
     assert list(map(int, result.stdout.split())) == wanted
+
+
+def test_plans_between_one_and_two_bytes_are_as_tight_as_they_can_be_and_checked(harness):
+    """Widened values go below, narrowed ones may take the input's place; anything closer is refused by the verifier."""
+    size = 100
+    up = harness.program([Rescale("up", ("x",), "y", requant(200.0), FREE)], [int8("x", 1, size)], int16("y", 1, size))
+    down = harness.program(
+        [Rescale("down", ("x",), "y", requant(0.005), (-128, 127))], [int16("x", 1, size)], int8("y", 1, size)
+    )
+    # Value i is read, then written: all but the last output bytes may lie over what has been read.
+    assert plan(up).arena_bytes == 2 * size
+    assert plan(down).arena_bytes == 2 * size
+    harness.check(harness.build([up, down], "-O2"))
+    verify(up, {"x": size, "y": 0}, 2 * size)
+    verify(down, {"x": 0, "y": 0}, 2 * size)
+    wrong = [
+        (up, {"x": size - 2, "y": 0}, "before it has been read"),
+        (up, {"x": 0, "y": 0}, "before it has been read"),
+        (up, {"x": 0, "y": size + 1}, "not aligned"),
+        (down, {"x": 0, "y": 2}, "before it has been read"),
+    ]
+    for program, offsets, words in wrong:
+        with pytest.raises(PlanError, match=words):
+            verify(program, offsets, 4 * size)
 
 
 def test_products_next_to_halves_round_as_doubles_do(harness):
