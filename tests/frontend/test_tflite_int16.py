@@ -65,6 +65,12 @@ CASES: dict[str, Callable[[Any], int]] = {
     "conv in groups": lambda n: n.conv(image(n), OUT, groups=2),
     "conv whose sums leave 32 bits": lambda n: n.conv(
         n.input((1, 5, 5, 64), X), 0.02, kernel=(3, 3), extreme=True, spread=3.0),
+    "conv with biases beyond 32 bits": lambda n: n.conv(
+        n.input((1, 4, 4, 3), 2.0**-15), 0.3, spread=4e3),
+    "depthwise with biases beyond 32 bits": lambda n: n.conv(
+        n.input((1, 4, 4, 3), 2.0**-15), 0.3, depth=1, spread=4e3),
+    "fully connected with biases beyond 32 bits": lambda n: n.dense(
+        n.input((1, 40), X), 0.9, 9, spread=2e4),
     "depthwise": lambda n: n.conv(image(n), OUT, depth=1, activation=RELU),
     "depthwise, multiplier 3": lambda n: n.conv(image(n), OUT, depth=3, stride=(2, 2), padding=VALID),
     "fully connected": lambda n: n.dense(n.input((1, 24), X), OUT, 7),
@@ -218,11 +224,11 @@ REFUSED: dict[str, tuple[Callable[[Any], int], list[str]]] = {
                              potScaleInt16=True), ["pot_scale_int16"]),
     "beta": (lambda n: n.unary("SOFTMAX", image(n), UNIT, "SoftmaxOptions", beta=0.7), ["beta 0.7"]),
     "tiny output scale": (lambda n: n.conv(image(n), 1e-9), ["16", "channel"]),
-    "bias beyond 32 bits": (
+    "bias beyond 62 bits": (
         lambda n: n.operator(
             "FULLY_CONNECTED", [n.input((1, 3), X), n.writer.const(np.ones((2, 3), np.int8), scales=[0.1]),
-            n.writer.const(np.array([2**40, 1]), scales=[X * 0.1])], (1, 2), OUT, "FullyConnectedOptions"),
-        ["within 32 bits", str(2**40)]),
+            n.writer.const(np.array([2**62, 1]), scales=[X * 0.1])], (1, 2), OUT, "FullyConnectedOptions"),
+        ["within 62 bits", str(2**62)]),
 }  # fmt: skip
 
 
@@ -253,11 +259,12 @@ def test_drawn_convolutions_equal_litert(data: Any, tmp_path: Path) -> None:
     shape = (1, draw(st.integers(least[0], 9)), draw(st.integers(least[1], 9)), draw(st.sampled_from([1, 2, 5, 40])))
     net = Net(draw(seeds))
     x = draw(scales)
+    scale = float(np.float32(x * draw(st.floats(0.3, 9.0))))
     out = net.conv(
-        net.input(shape, x), float(np.float32(x * draw(st.floats(0.3, 9.0)))), kernel=kernel, stride=stride,
+        net.input(shape, x), scale, kernel=kernel, stride=stride,
         dilation=dilation, padding=draw(st.sampled_from([SAME, VALID])), depth=draw(st.integers(0, 2)),
         activation=draw(st.sampled_from([NONE, RELU, N1, RELU6])), per_channel=draw(st.booleans()),
-        extreme=draw(st.booleans()), spread=x * draw(st.sampled_from([0, 100, 30000])),
+        extreme=draw(st.booleans()), spread=scale * draw(st.sampled_from([0, 100, 30000, 10**6])),
     )  # fmt: skip
     check_exact(net.file(out), tmp_path, 4)
 
@@ -268,12 +275,12 @@ def test_drawn_fully_connected_layers_equal_litert(data: Any, tmp_path: Path) ->
     draw = data.draw
     net = Net(draw(seeds))
     x = draw(scales)
-    factor = draw(st.floats(0.01, 9.0) | st.sampled_from([0.5, 0.25, 1.0, 2.0]))
+    scale = float(np.float32(x * draw(st.floats(0.05, 9.0) | st.sampled_from([0.5, 0.25, 1.0, 2.0]))))
     out = net.dense(
-        net.input((1, draw(st.integers(1, 600))), x), float(np.float32(x * factor)), draw(st.integers(1, 9)),
+        net.input((1, draw(st.integers(1, 600))), x), scale, draw(st.integers(1, 9)),
         per_channel=draw(st.booleans()), bias=draw(st.sampled_from([None, np.int64])),
         activation=draw(st.sampled_from([NONE, RELU, N1, RELU6])), extreme=draw(st.booleans()),
-        spread=x * draw(st.sampled_from([0, 100, 30000])),
+        spread=scale * draw(st.sampled_from([0, 100, 30000, 10**6])),
     )  # fmt: skip
     check_exact(net.file(out), tmp_path, 40)
 

@@ -75,7 +75,8 @@ class Net:
         if bias is None:
             return [*parts, -1], product
         values = self.rng.normal(0, spread, channels) / np.broadcast_to(product, channels)
-        values = np.clip(np.rint(values), -(2**31), 2**31 - 1).astype(bias)
+        limit = min(np.iinfo(bias).max, 2**44)
+        values = np.clip(np.rint(values), -limit, limit).astype(bias)
         return [*parts, self.writer.const(values, scales=list(product))], product
 
     def conv(

@@ -30,7 +30,7 @@ Arrange = Callable[[Array], Array]
 def conv_2d(graph: Graph, op: Operator) -> None:
     """Constant weights and bias; SAME or VALID padding, any stride, dilation and groups; float32, or 8- or 16-bit
     activations with 8-bit weights of one scale or one an output channel (of int16: int8 weights, a bias of int64 or
-    int32 within 32 bits); 8-bit weights of a float32 convolution are dequantized."""
+    int32); 8-bit weights of a float32 convolution are dequantized."""
     _, weights, _ = operands(graph, op, 2, 3)
     source = activation(graph, op.inputs[0])
     if weights is None or len(weights.shape) != 4 or len(source.shape) != 4:
@@ -161,24 +161,35 @@ def _parameters(graph: Graph, op: Operator, source: Tensor, weights: Tensor, arr
     zero = found.zero_point.astype(weights.data.dtype).reshape(scale.shape)
     parts = [_dequantized(graph, name, arrange(weights.data), scale, zero)]
     if bias is not None:
-        integers = _bias(source, bias)
+        low, high = _bias(source, bias)
         # LiteRT adds the integers whatever scale the file notes for them: their unit is the product's.
         product = np.asarray(graph.quantization(source.index).scale[0] * scale, np.float32)
         zeros = np.zeros(product.shape, np.int32)
-        parts.append(_dequantized(graph, graph.name(bias.index), integers, product, zeros))
+        name = graph.name(bias.index)
+        parts.append(_dequantized(graph, name, low, product, zeros))
+        if high.any():
+            # A DequantizeLinear takes 32 bits: the rest counts in 2^31 steps.
+            rest = _dequantized(graph, f"{name}/high", high, product * np.float32(2**31), zeros)
+            parts[-1] = graph.node("Add", [parts[-1], rest])
     return parts
 
 
-def _bias(source: Tensor, bias: Tensor) -> npt.NDArray[np.int32]:
-    """The integers of a bias as int32, [O]."""
+def _bias(source: Tensor, bias: Tensor) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The integers of a bias, low + 2^31 * high, each int32 [O]; high is 0 where all of them fit 32 bits.
+
+    LiteRT 2.3 reads int32 biases of int16 layers as if they had 64 bits; here they count as what they are.
+    """
     wide = source.kind == "INT16"
     if bias.data is None or bias.data.dtype not in ((np.int32, np.int64) if wide else (np.int32,)):
         raise Refusal(f"an int32{' or int64' if wide else ''} bias", f"{bias.name!r} of type {bias.kind.lower()}")
-    values = bias.data.reshape(-1)
+    values = bias.data.reshape(-1).astype(np.int64)
     limits = np.iinfo(np.int32)
-    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
-        raise Refusal("a bias within 32 bits", f"{values.min()} to {values.max()} in {bias.name!r}")
-    return values.astype(np.int32)
+    if ((values >= limits.min) & (values <= limits.max)).all():
+        return values.astype(np.int32), np.zeros(values.size, np.int32)
+    high = values >> 31
+    if ((high < limits.min) | (high > limits.max)).any():
+        raise Refusal("a bias within 62 bits", f"{values.min()} to {values.max()} in {bias.name!r}")
+    return (values - (high << 31)).astype(np.int32), high.astype(np.int32)
 
 
 def _dequantized(graph: Graph, name: str, integers: Array, scale: Array, zero: Array) -> str:

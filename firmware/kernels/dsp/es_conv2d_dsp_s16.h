@@ -19,9 +19,9 @@ ES_INLINE void es_dot_dsp_s16(const int16_t *x, int32_t x_step, const int8_t *w,
         const int32_t run = wide ? es_min_s32(count, ES_RUN_S16) : count;
         uint32_t a0 = (uint32_t)s->part[0], a1 = (uint32_t)s->part[1];
         uint32_t a2 = (uint32_t)s->part[2], a3 = (uint32_t)s->part[3];
-        int32_t i = 0;
+        const int32_t whole = run & ~3;
         ES_UNROLL_NOT
-        for (; i + 4 <= run; i += 4) {
+        for (int32_t i = 0; i < whole; i += 4) {
             const uint32_t w0 = es_load_word(w + i), w0_low = es_sxtb16(w0), w0_high = es_sxtb16_odd(w0);
             const uint32_t w1 = channels == 2 ? es_load_word(w + w_step + i) : 0u;
             const uint32_t w1_low = channels == 2 ? es_sxtb16(w1) : 0u, w1_high = channels == 2 ? es_sxtb16_odd(w1) : 0u;
@@ -41,7 +41,7 @@ ES_INLINE void es_dot_dsp_s16(const int16_t *x, int32_t x_step, const int8_t *w,
         s->part[2] = (int32_t)a2;
         s->part[3] = (int32_t)a3;
         ES_UNROLL_NOT
-        for (; i < run; i++)
+        for (int32_t i = whole; i < run; i++)
             es_mac_s16(x + i, x_step, w + i, w_step, pixels, channels, s->part);
         if (wide)
             es_sums_flush(s);

@@ -55,6 +55,26 @@ ES_INLINE void es_mac_s16(const int16_t *x, int32_t x_step, const int8_t *w, int
     }
 }
 
+/* One pixel by two channels for cores with eight registers, as es_dot_pair_s8: pointers to the ends of the runs and one
+ * index that rises to zero; 5 instructions a product on Armv6-M. */
+ES_INLINE void es_dot_pair_s16(const int16_t *x, const int8_t *w, int32_t w_step, int32_t count, int32_t part[4])
+{
+    const int16_t *x_end = x + count;
+    const int8_t *w0_end = w + count, *w1_end = w + w_step + count;
+    int32_t a0 = part[0], a1 = part[1];
+    __asm__("" : "+r"(x_end), "+r"(w0_end), "+r"(w1_end));
+    ES_UNROLL_NOT
+    for (int32_t i = -count; i != 0; i++) {
+        const int32_t v = x_end[i];
+        a0 += v * w0_end[i];
+        __asm__("" : "+r"(a0));
+        a1 += v * w1_end[i];
+        __asm__("" : "+r"(a1));
+    }
+    part[0] = a0;
+    part[1] = a1;
+}
+
 /* `count` products along a run. */
 ES_INLINE void es_dot_s16(const int16_t *x, int32_t x_step, const int8_t *w, int32_t w_step, int32_t count,
                           int32_t pixels, int32_t channels, int32_t wide, es_sums *s)
@@ -62,17 +82,21 @@ ES_INLINE void es_dot_s16(const int16_t *x, int32_t x_step, const int8_t *w, int
     ES_UNROLL_NOT
     while (count > 0) {
         const int32_t run = wide ? es_min_s32(count, ES_RUN_S16) : count;
-        int32_t i = 0;
-        ES_UNROLL_NOT
-        for (; i + 4 <= run; i += 4) {
-            es_mac_s16(x + i, x_step, w + i, w_step, pixels, channels, s->part);
-            es_mac_s16(x + i + 1, x_step, w + i + 1, w_step, pixels, channels, s->part);
-            es_mac_s16(x + i + 2, x_step, w + i + 2, w_step, pixels, channels, s->part);
-            es_mac_s16(x + i + 3, x_step, w + i + 3, w_step, pixels, channels, s->part);
+        const int32_t whole = run & ~3;
+        if (ES_TILE_PIXELS == 1 && channels == 2) {
+            es_dot_pair_s16(x, w, w_step, run, s->part);
+        } else {
+            ES_UNROLL_NOT
+            for (int32_t i = 0; i < whole; i += 4) {
+                es_mac_s16(x + i, x_step, w + i, w_step, pixels, channels, s->part);
+                es_mac_s16(x + i + 1, x_step, w + i + 1, w_step, pixels, channels, s->part);
+                es_mac_s16(x + i + 2, x_step, w + i + 2, w_step, pixels, channels, s->part);
+                es_mac_s16(x + i + 3, x_step, w + i + 3, w_step, pixels, channels, s->part);
+            }
+            ES_UNROLL_NOT
+            for (int32_t i = whole; i < run; i++)
+                es_mac_s16(x + i, x_step, w + i, w_step, pixels, channels, s->part);
         }
-        ES_UNROLL_NOT
-        for (; i < run; i++)
-            es_mac_s16(x + i, x_step, w + i, w_step, pixels, channels, s->part);
         if (wide)
             es_sums_flush(s);
         x += run;

@@ -26,6 +26,18 @@ ES_INLINE void es_umull(uint32_t a, uint32_t b, uint32_t *high, uint32_t *low)
 #endif
 }
 
+/* The same for b < 2^15. */
+ES_INLINE void es_umull_15(uint32_t a, uint32_t b, uint32_t *high, uint32_t *low)
+{
+#if defined(ES_NO_SMULL)
+    const uint32_t l = (a & 0xFFFFu) * b, h = (a >> 16) * b;
+    *low = l + (h << 16);
+    *high = (h >> 16) + (*low < l ? 1u : 0u);
+#else
+    es_umull(a, b, high, low);
+#endif
+}
+
 /* A 32-bit accumulator through the forms of es_requant, clamped, with the output's zero-point. */
 ES_INLINE int32_t es_requant_stored(int32_t acc, int32_t channel, const es_requant *q)
 {
@@ -52,7 +64,7 @@ ES_INLINE int16_t es_reduced_s16(int64_t acc, int32_t channel, const es_reduced 
     const int32_t multiplier = q->multiplier[i], shift = q->shift[i];
     uint32_t top, low;
     int32_t v;
-    es_umull((uint32_t)acc, (uint32_t)multiplier, &top, &low);
+    es_umull_15((uint32_t)acc, (uint32_t)multiplier, &top, &low);
     int32_t high = (int32_t)(acc >> 32) * multiplier + (int32_t)top;
     if (shift > 32) {
         v = (high + (INT32_C(1) << (shift - 33))) >> (shift - 32);
