@@ -18,7 +18,7 @@ from edgescale_c.constants import ConstantPool, Table, float_literal
 from edgescale_c.liveness import scratch_name
 from edgescale_c.planner import Plan
 
-C_TYPES = {"int8": "int8_t", "float32": "float"}
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "float32": "float"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Scope:
         """Whether the layer computes in float32. Raises UnsupportedModelError for mixed or other types."""
         kinds = {tensor.dtype for tensor in (*(self.source(i) for i in range(len(self.layer.inputs))), self.out)}
         if len(kinds) != 1 or not kinds <= set(C_TYPES):
-            raise self.refuse(f"needs inputs and output all int8 or all float32, found {', '.join(sorted(kinds))}")
+            raise self.refuse(f"needs inputs and output of one type, found {', '.join(sorted(kinds))}")
         return kinds == {"float32"}
 
     def read(self, index: int = 0) -> str:
@@ -131,9 +131,9 @@ class Scope:
     def requant(self, scaling: Requant | None, bound: int, clamp: Clamp, name: str = "q") -> str:
         """Declaration of an `es_requant` called `name`, for accumulators of magnitude at most `bound`."""
         if scaling is None:
-            raise self.refuse("int8 needs a rescaling, found none")
+            raise self.refuse("integers need a rescaling, found none")
         found = requant.tables(scaling, bound, self.where)
-        low, high = requant.clamp_of(clamp)
+        low, high = requant.clamp_of(clamp, self.out.dtype)
         suffix = "" if name == "q" else f"_{name}"
         multiplier = self.constant(f"multiplier{suffix}", found.multiplier)
         shift = self.constant(f"shift{suffix}", found.shift)
@@ -152,23 +152,26 @@ Emitter = Callable[[Scope, Any], LayerCode]
 
 @dataclass
 class Registry:
-    """Emitters by layer class."""
+    """Emitters by layer class. `int16` holds those that take a layer's place where a tensor of it is int16."""
 
     emitters: dict[type[Layer], Emitter] = field(default_factory=dict)
+    int16: dict[type[Layer], Emitter] = field(default_factory=dict)
 
-    def register(self, *kinds: type[Layer]) -> Callable[[Emitter], Emitter]:
-        """Decorator: the function emits layers of `kinds`."""
+    def register(self, *kinds: type[Layer], int16: bool = False) -> Callable[[Emitter], Emitter]:
+        """Decorator: the function emits layers of `kinds`, only those that hold int16 where `int16` says so."""
 
         def add(emitter: Emitter) -> Emitter:
             for kind in kinds:
-                self.emitters[kind] = emitter
+                (self.int16 if int16 else self.emitters)[kind] = emitter
             return emitter
 
         return add
 
     def emit(self, scope: Scope) -> LayerCode:
         """Code of the scope's layer. Raises UnsupportedModelError naming the node and the rule."""
-        emitter = self.emitters.get(type(scope.layer))
+        tensors = (scope.out, *(scope.source(index) for index in range(len(scope.layer.inputs))))
+        own = self.int16 if any(tensor.dtype == "int16" for tensor in tensors) else {}
+        emitter = own.get(type(scope.layer)) or self.emitters.get(type(scope.layer))
         if emitter is None:
             known = ", ".join(sorted(kind.__name__ for kind in self.emitters))
             raise scope.refuse(f"the C back end has no kernel for it; it has: {known}")

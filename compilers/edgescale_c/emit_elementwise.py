@@ -42,7 +42,7 @@ def _second(scope: Scope, constant: Table | None, constant_zero_point: int) -> t
     return scope.constant("operand", constant), constant_zero_point, constant.shape
 
 
-def _broadcast(scope: Scope, shape: tuple[int, ...]) -> tuple[int, int, str]:
+def broadcast(scope: Scope, shape: tuple[int, ...]) -> tuple[int, int, str]:
     """(rows, channels, ES_OPERAND_ kind) under which kernels see output and second operand."""
     out = scope.out
     size = int(np.prod(shape)) if shape else 1
@@ -64,7 +64,7 @@ def _broadcast(scope: Scope, shape: tuple[int, ...]) -> tuple[int, int, str]:
 def add(scope: Scope, layer: Add) -> LayerCode:
     """Sum or difference."""
     second, zero_point, shape = _second(scope, layer.constant, layer.constant_zero_point)
-    rows, channels, kind = _broadcast(scope, shape)
+    rows, channels, kind = broadcast(scope, shape)
     sign = "-1" if layer.subtract else "1"
     operands = f"{scope.read()}, {second}, {scope.write()}"
     if scope.is_float:
@@ -96,7 +96,7 @@ def add(scope: Scope, layer: Add) -> LayerCode:
 def mul(scope: Scope, layer: Mul) -> LayerCode:
     """Product."""
     second, zero_point, shape = _second(scope, layer.constant, layer.constant_zero_point)
-    rows, channels, kind = _broadcast(scope, shape)
+    rows, channels, kind = broadcast(scope, shape)
     operands = f"{scope.read()}, {second}, {scope.write()}"
     if scope.is_float:
         call = f"es_mul_f32({operands}, {rows}, {channels}, {kind}, {scope.clamp_f32(layer.clamp)});"

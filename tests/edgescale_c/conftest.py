@@ -19,7 +19,7 @@ from edgescale.core.files import firmware_root, sha256_tree
 from edgescale.core.target import load_target
 from edgescale.core.variant import Artifact
 from edgescale.lower import reference
-from edgescale.lower.program import Port, Program, Tensor
+from edgescale.lower.program import LIMITS, Port, Program, Tensor
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wpedantic", "-Werror")
 ARMV6M = ("-DES_NO_SMULL", "-DES_NO_DIVIDE", "-DES_TILE_PIXELS=1")
@@ -134,23 +134,24 @@ class Harness:
         for port in program.inputs:
             tensor = program.tensors[port.tensor]
             shape = (count, *tensor.shape[1:])
-            if tensor.dtype == "int8":
-                values = rng.integers(-128, 128, shape).astype(np.int8)
-                values[0] = rng.choice(np.array([-128, 127], np.int8), shape[1:])
-                values[1] = 127
+            if tensor.dtype in LIMITS:
+                least, most = LIMITS[tensor.dtype]
+                values = rng.integers(least, most + 1, shape).astype(tensor.dtype)
+                values[0] = rng.choice(np.array([least, most], tensor.dtype), shape[1:])
+                values[1] = most
             else:
                 values = rng.normal(0, 3, shape).astype(np.float32)
             made[port.tensor] = values
         return made
 
     def check(self, built: Built, seed: int = 0) -> None:
-        """Every program's outputs equal the reference: int8 bit for bit, float32 to rounding."""
+        """Every program's outputs equal the reference: integers bit for bit, float32 to rounding."""
         for index, program in enumerate(built.programs):
             given = self.inputs(program, np.random.default_rng(seed + index))
             wanted = reference.run(program, given)
             for name, value in built.run(index, given).items():
                 message = f"{program.layers}\n{built.generated[index].plan}"
-                if value.dtype == np.int8:
+                if value.dtype.kind == "i":
                     np.testing.assert_array_equal(value, wanted[name], err_msg=message)
                 else:
                     np.testing.assert_allclose(value, wanted[name], rtol=2e-5, atol=2e-5, err_msg=message)
