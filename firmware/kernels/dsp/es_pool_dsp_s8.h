@@ -10,10 +10,10 @@
 /* Sums of four channels in 16-bit halves. */
 typedef struct {
     uint32_t even, odd; /* channels 0 and 2, 1 and 3 */
-} es_sums;
+} es_even_odd;
 
 /* `count` pixels, `step` bytes apart. */
-ES_INLINE es_sums es_add_pixels_s8(es_sums sums, const int8_t *x, int32_t step, int32_t count)
+ES_INLINE es_even_odd es_add_pixels_s8(es_even_odd sums, const int8_t *x, int32_t step, int32_t count)
 {
     ES_UNROLL_NOT
     for (; count >= 4; count -= 4) {
@@ -57,7 +57,7 @@ ES_INLINE void es_avg_pool_dsp_s8(const int8_t *in, int8_t *out, const es_window
             int32_t c = 0;
             ES_UNROLL_NOT
             for (; c + 4 <= g->in_c; c += 4) {
-                es_sums sums = {0u, 0u};
+                es_even_odd sums = {0u, 0u};
                 if (joined) {
                     sums = es_add_pixels_s8(sums, in + (first + c), g->in_c, real);
                 } else if (real > 0) {
@@ -153,7 +153,7 @@ ES_INLINE void es_mean_dsp_s8(const int8_t *in, int8_t *out, int32_t pixels, int
         int32_t total[4] = {-pixels * zero_point, -pixels * zero_point, -pixels * zero_point, -pixels * zero_point};
         ES_UNROLL_NOT
         for (int32_t i = 0; i < pixels; i += 256) {
-            es_sums sums = {0u, 0u};
+            es_even_odd sums = {0u, 0u};
             sums = es_add_pixels_s8(sums, in + (i * channels + c), channels, es_min_s32(pixels - i, 256));
             total[0] += es_low_half(sums.even);
             total[1] += es_low_half(sums.odd);
