@@ -116,6 +116,8 @@ class Context:
 
     def real(self, value: Value, node: onnx_ir.Node) -> Value:
         """The value as float32, through a Dequantize layer where it is int8."""
+        if self.tensors[value.tensor].dtype == "int16":
+            raise NodeError("an int16 state", "int16 states are read by LSTM and GRU that compute in integers")
         if not self.is_int8(value):
             return value
         key = ("real", value.tensor)

@@ -60,14 +60,14 @@ class Port:
     stored = onnx_value.transpose(axes).reshape(tensor.shape)
 
     `dtype` is that of the ONNX value: float32 (an int8 tensor then holds it quantized), or the integers
-    themselves, int8 as they are stored and uint8 as 128 more.
+    themselves, int8 and int16 as they are stored and uint8 as 128 more (int16: of states only).
     """
 
     name: str
     tensor: str
     shape: tuple[int, ...]
     axes: tuple[int, ...]
-    dtype: Literal["float32", "int8", "uint8"] = "float32"
+    dtype: Literal["float32", "int8", "uint8", "int16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ Clamp = tuple[float, float]
 
 @dataclass(frozen=True)
 class Layer:
-    """One step. `name` is the node's name in the user's model; `nodes` all the nodes folded into it."""
+    """One step. `name` is the node's name in the user's model; `nodes` all the nodes folded into it.
+
+    Recurrent layers are in `program_recurrent`.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -104,6 +107,12 @@ class Layer:
     def op(self) -> str:
         """The layer's kind, as reports print it."""
         return type(self).__name__
+
+    @property
+    def updates(self) -> tuple[str, ...]:
+        """Inputs that the layer overwrites: layers behind it find there what it left. None is a state's input, a port
+        or read through another name."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -329,6 +338,8 @@ class Program:
 
 def macs(program: Program, layer: Layer) -> int:
     """Multiply-accumulates of one layer for one sample (weights times output positions)."""
+    from edgescale.lower.program_recurrent import Recurrent  # which builds on this module
+
     out = program.tensors[layer.output]
     if isinstance(layer, Conv2D):
         return out.size * int(np.prod(layer.weights.shape[1:]))
@@ -336,4 +347,6 @@ def macs(program: Program, layer: Layer) -> int:
         return out.size * int(np.prod(layer.weights.shape[:2]))
     if isinstance(layer, FullyConnected):
         return out.size * int(layer.weights.shape[1])
+    if isinstance(layer, Recurrent):
+        return program.tensors[layer.inputs[0]].shape[-2] * layer.step_macs()
     return 0

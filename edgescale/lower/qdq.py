@@ -118,6 +118,13 @@ def dequantize(context: Context, node: onnx_ir.Node) -> None:
     per output channel, biases int32."""
     value = context.value(node)
     source = context.tensors[value.tensor]
+    if source.dtype == "int16":
+        # What a recurrent layer carries from run to run; nothing else reads it.
+        scale, zero = parameters(context, node)
+        if scale.size != 1 or float(scale.reshape(-1)[0]) != source.scale or zero.any():
+            raise NodeError(f"an int16 state in units of {source.scale:g}, then of {float(scale.reshape(-1)[0]):g}")
+        context.values[str(node.outputs[0].name)] = value
+        return
     if source.dtype != "int8":
         raise NodeError(f"input {value.tensor} of type {source.dtype}")
     units = units_of(context, node)

@@ -84,14 +84,19 @@ def follow(
         names.append(context.name_of(reader))
         absorbed.append(reader)
         end = reader.outputs[0]
-    quantizers = _quantizers(context, end)
-    wanted = {_units_or_none(context, quantizer) for quantizer in quantizers}
-    units = wanted.pop() if len(wanted) == 1 else None
+    units, quantizers = wanted_units(context, end)
     if units is not None:
         names.extend(context.name_of(quantizer) for quantizer in quantizers)
     return Sink(
         str(end.name), tuple(names), units, quantizers, tuple(absorbed), (factor, offset), float(low), float(high)
     )
+
+
+def wanted_units(context: Context, value: onnx_ir.Value) -> tuple[Units | None, tuple[onnx_ir.Node, ...]]:
+    """(units, nodes) of the QuantizeLinear nodes that alone read `value`; units None where nodes lack or differ."""
+    quantizers = _quantizers(context, value)
+    wanted = {_units_or_none(context, quantizer) for quantizer in quantizers}
+    return (wanted.pop() if len(wanted) == 1 else None), quantizers
 
 
 def activation_bounds(context: Context, node: onnx_ir.Node) -> tuple[float, float] | None:
@@ -175,22 +180,23 @@ def _units_or_none(context: Context, quantizer: onnx_ir.Node) -> Units | None:
         return None
 
 
-def _readers(context: Context, value: onnx_ir.Value) -> list[tuple[onnx_ir.Node, int]]:
+def readers(context: Context, value: onnx_ir.Value) -> list[tuple[onnx_ir.Node, int]]:
+    """Nodes that read `value` and are needed, each with the input it is there."""
     return [(use.node, use.idx) for use in value.uses() if id(use.node) in context.needed]
 
 
 def _sole_reader(context: Context, value: onnx_ir.Value) -> onnx_ir.Node | None:
-    readers = _readers(context, value)
-    if value.is_graph_output() or len(readers) != 1:
+    found = readers(context, value)
+    if value.is_graph_output() or len(found) != 1:
         return None
-    node, index = readers[0]
+    node, index = found[0]
     # Bounds of a Clip are not its data.
     return node if index == 0 or node.op_type in ("Add", "Sub", "Mul", "Div") else None
 
 
 def _quantizers(context: Context, value: onnx_ir.Value) -> tuple[onnx_ir.Node, ...]:
     """The QuantizeLinear nodes that are the only readers of `value`; none where anything else reads it."""
-    readers = _readers(context, value)
-    if value.is_graph_output() or any(node.op_type != "QuantizeLinear" or index for node, index in readers):
+    found = readers(context, value)
+    if value.is_graph_output() or any(node.op_type != "QuantizeLinear" or index for node, index in found):
         return ()
-    return tuple(node for node, _ in readers)
+    return tuple(node for node, _ in found)

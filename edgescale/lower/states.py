@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from edgescale.core.state import StateSpec
 from edgescale.lower.context import Context, Value
 from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import view
-from edgescale.lower.program import Array, Port, Reshape, Slice, State, Transpose
+from edgescale.lower.program import Array, Port, Reshape, Slice, State, Tensor, Transpose
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -69,11 +70,12 @@ class States:
         node = next(iter(self.graph))
         if source.dtype == "float32":
             held = context.real(held, node)
-        elif context.units(held) != (source.scale, source.zero_point):
-            raise NodeError(f"units {(source.scale, source.zero_point)}, then {context.units(held)}")
+        elif _units(context.tensors[held.tensor]) != _units(source):
+            raise NodeError(f"units {_units(source)}, then {_units(context.tensors[held.tensor])}")
         out = context.arrange(held, view(port.shape, port.axes), source.shape, node)
         if out != source.name and (self._root(context, out) in self._given(context) or out in taken):
-            copied = context.tensor(f"{spec.output}.copied", source.shape, context.units(held))
+            copied = dataclasses.replace(source, name=context.fresh(f"{spec.output}.copied"))
+            context.tensors[copied.name] = copied
             whole = (0,) * len(source.shape)
             steps = (1,) * len(source.shape)
             context.layers.append(Slice(f"{spec.name}/copy", (out,), copied.name, begin=whole, step=steps))
@@ -91,6 +93,10 @@ class States:
         while name in reshaped:
             name = reshaped[name]
         return name
+
+
+def _units(tensor: Tensor) -> tuple[str, float, int]:
+    return tensor.dtype, tensor.scale, tensor.zero_point
 
 
 def _stored(initial: Array, port: Port) -> Array:

@@ -52,18 +52,18 @@ def integer_weights(
     integers, scales = weights.symmetric_int8(axis=0)
     scales = scales * gain
     units = source[0] * scales
-    exact = _exact_bias(bias, units)
+    exact = exact_bias(bias, units)
     if exact is not None and not np.any(offset):
         steps = exact.astype(np.float64)
     else:
         real = offset if bias is None else bias.real().reshape(-1) + offset
-        integers, scales, steps = _fit_bias(integers, scales, source[0], np.broadcast_to(real, scales.shape))
+        integers, scales, steps = fit_bias(integers, scales, source[0], np.broadcast_to(real, scales.shape))
     factors = source[0] * scales / output[0]
     scaling = requant(factors, single=single)
     return Weighted(integers, check_accumulator(integers, steps, source[1], scaling), scaling)
 
 
-def _exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | None:
+def exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | None:
     """The integers of a bias that is already in `units`; None where it is not."""
     if bias is None or bias.scale is None:
         return None
@@ -73,7 +73,7 @@ def _exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | N
     return np.broadcast_to((bias.values.astype(np.int64) - zero).reshape(-1), units.shape)
 
 
-def _fit_bias(
+def fit_bias(
     integers: npt.NDArray[np.int8], scales: Real, scale_in: float, real: Real
 ) -> tuple[npt.NDArray[np.int8], Real, Real]:
     """Biases as integers; a channel whose bias would not fit gets coarser weights.
