@@ -17,7 +17,7 @@ from edgescale_c.constants import ConstantPool, Table, float_literal
 from edgescale_c.liveness import scratch_name
 from edgescale_c.planner import Plan
 
-C_TYPES = {"int8": "int8_t", "float32": "float"}
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "float32": "float"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Scope:
     def is_float(self) -> bool:
         """Whether the layer computes in float32. Raises UnsupportedModelError for mixed or other types."""
         kinds = {tensor.dtype for tensor in (*(self.source(i) for i in range(len(self.layer.inputs))), self.out)}
-        if len(kinds) != 1 or not kinds <= set(C_TYPES):
+        if len(kinds) != 1 or not kinds <= {"int8", "float32"}:
             raise self.refuse(f"needs inputs and output all int8 or all float32, found {', '.join(sorted(kinds))}")
         return kinds == {"float32"}
 
@@ -79,6 +79,10 @@ class Scope:
     def write(self) -> str:
         """C expression: address of the output."""
         return self._address(self.out, "")
+
+    def update(self, index: int) -> str:
+        """C expression: address of an input that the layer overwrites."""
+        return self._address(self.source(index), "")
 
     def _address(self, tensor: Tensor, qualifier: str) -> str:
         place = f"&es_{self.symbol}_arena[{self.plan.offset(tensor.name)}]"

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.lower.program import Program, State, macs
-from edgescale_c import emit_elementwise, emit_slice, emit_spatial, emit_weighted, skeleton
+from edgescale_c import emit_elementwise, emit_recurrent, emit_slice, emit_spatial, emit_weighted, skeleton
 from edgescale_c.constants import ConstantPool
 from edgescale_c.emission import C_TYPES, REGISTRY, Scope
 from edgescale_c.firmware import needed_headers
@@ -21,7 +21,7 @@ from edgescale_c.states import copied
 from edgescale_c.verifier import Workspace, verify
 
 # Importing them fills the registry.
-EMITTERS = (emit_elementwise, emit_slice, emit_spatial, emit_weighted)
+EMITTERS = (emit_elementwise, emit_recurrent, emit_slice, emit_spatial, emit_weighted)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,11 @@ cover; every layer outside falls back to the scalar kernel, and the choice's `re
 
 from __future__ import annotations
 
-from edgescale.lower.program import Program
-from edgescale_c import dsp_choice, mve_choice
+from collections.abc import Callable
+
+from edgescale.lower.program import Layer, Program
+from edgescale.lower.program_recurrent import Recurrent
+from edgescale_c import dsp_choice, mve_choice, recurrent_scratch
 from edgescale_c.choice import SCALAR, Choice
 
 _FAMILIES = {"dsp": dsp_choice.choose, "mve": mve_choice.choose}
@@ -16,4 +19,10 @@ _FAMILIES = {"dsp": dsp_choice.choose, "mve": mve_choice.choose}
 def choose(program: Program, family: str) -> tuple[Choice, ...]:
     """One choice a layer, for the kernels of `family`."""
     chooser = _FAMILIES.get(family)
-    return tuple(SCALAR if chooser is None else chooser(program, layer) for layer in program.layers)
+    return tuple(_chosen(program, layer, chooser) for layer in program.layers)
+
+
+def _chosen(program: Program, layer: Layer, chooser: Callable[[Program, Layer], Choice] | None) -> Choice:
+    if isinstance(layer, Recurrent):
+        return Choice(scratch=recurrent_scratch.needed(program, layer).total)
+    return SCALAR if chooser is None else chooser(program, layer)
