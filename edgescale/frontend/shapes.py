@@ -13,7 +13,7 @@ from onnx import TensorProto, shape_inference
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.frontend.check import DEFAULT_DOMAINS, brief
 
-_QUANTIZED_INPUTS = (TensorProto.INT8, TensorProto.UINT8)
+_QUANTIZED_INPUTS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16)
 
 
 def _inputs(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
@@ -28,7 +28,7 @@ def is_quantized(graph: onnx.GraphProto) -> bool:
 
 
 def check_inputs(model: onnx.ModelProto, where: str) -> None:
-    """There is an input, and each is a float32 tensor (int8 or uint8 too where the model is quantized)."""
+    """There is an input, and each is a float32 tensor (int8, uint8 or int16 too where the model is quantized)."""
     values = list(_inputs(model.graph))
     if not values:
         raise UnsupportedModelError(f"{where} has no inputs: its output never changes")

@@ -66,8 +66,8 @@ class Recurrent(Layer):
 class Lstm(Recurrent):
     """Gates in the order input i, forget f, candidate g, output o; h the output, c the cell state.
 
-    int8, exactly as LiteRT's UNIDIRECTIONAL_SEQUENCE_LSTM (each gate a):
-        a = sat(sat(requant(W (x - zx) + b)) + recurrent_requant(R (h - zh) + rb)), then logistic; tanh for g
+    int8, exactly as LiteRT's UNIDIRECTIONAL_SEQUENCE_LSTM (each gate a; recurrent_bias is 0):
+        a = sat(sat(requant(W (x - zx) + b)) + recurrent_requant(R (h - zh))), then logistic; tanh for g
         c = sat(rdiv(f * c, 15) + rdiv(i * g, 30 + cell_exponent)), clipped to +-cell_clip where that is not 0
         h = clamp(hidden_requant(o * tanh(c)) + zh, -128, 127)
     c is int16 in units of 2^cell_exponent, -15 to -9; hidden_requant takes Q0.30 to the output's units.
@@ -92,7 +92,7 @@ class Gru(Recurrent):
 
     int8: s is int16 in Q0.15; it is kept so finely because (1 - z) n may be far below a step of int8. Before the
     first step and after each, h = clamp(hidden_requant(s) + zh, -128, 127), hidden_requant from 2^-15 to the output's
-    units. With a(gate) as in Lstm:
+    units. With a(gate) = sat(sat(requant(W (x - zx) + b)) + recurrent_requant(R (h - zh) + rb)):
         z = logistic(a(z)), r = logistic(a(r))
         linear_before_reset: n = tanh(sat(sat(requant(Wn (x - zx) + bn))
                                           + rdiv(r * sat(recurrent_requant(Rn (h - zh) + rbn)), 15)))
