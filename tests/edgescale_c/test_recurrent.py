@@ -34,8 +34,9 @@ from edgescale.lower.program import Tensor
 from edgescale.lower.program_recurrent import Gru, Initial, Lstm
 from edgescale.quantize import quantize_int8
 
-EMULATED = ("cortex-m4-stm32l4r5", "cortex-m0plus", "cortex-m33-stm32u575")
-BATCH = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+EMULATED = ("cortex-m4-stm32l4r5", "cortex-m0plus")
+QEMU = {"esp32-c3": "qemu-system-riscv32", "cortex-m55-an547": "qemu-system-arm"}
+BATCH = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def _module(name: str, path: Path) -> Any:
@@ -135,7 +136,8 @@ def test_every_layer_equals_the_reference(shared_harness, drawn, seed):
     programs = [shared_harness.program(made, [x], y, *more, outputs=ends) for made, x, y, more, ends in drawn]
     for flags in (("-O2",), shared_harness.armv6m):
         check(shared_harness, shared_harness.build(programs, *flags), seed)
-    check(shared_harness, shared_harness.build(programs, family="dsp"), seed)
+    for family in ("dsp", "mve"):
+        check(shared_harness, shared_harness.build(programs, family=family), seed)
 
 
 def test_fixed_point_functions_equal_the_reference_over_every_input(harness):
@@ -148,7 +150,7 @@ void every(int32_t *out)
     for (int32_t a = -32768; a < 32768; a++) {
         *out++ = es_logistic_s16(a);
         for (int32_t bits = 0; bits < 7; bits++)
-            *out++ = es_tanh_s16(a, bits);
+            *out++ = es_tanh_inline_s16(a, bits);
     }
 }
 """
@@ -254,10 +256,11 @@ def test_emulated_cores_equal_the_reference(case, name):
 
 
 @pytest.mark.slow
-def test_riscv_equals_the_reference(case):
-    if shutil.which("qemu-system-riscv32") is None:
-        pytest.skip("needs qemu-system-riscv32")
-    np.testing.assert_array_equal(executed(case, "esp32-c3"), case[3])
+@pytest.mark.parametrize("name", list(QEMU))
+def test_cores_in_qemu_equal_the_reference(case, name):
+    if shutil.which(QEMU[name]) is None:
+        pytest.skip(f"needs {QEMU[name]}")
+    np.testing.assert_array_equal(executed(case, name), case[3])
 
 
 def test_states_are_updated_in_place_and_reset_starts_again(case, harness):

@@ -30,7 +30,7 @@ ES_INLINE void es_gru_step_late_s8(const int8_t *x, const int8_t *h, int16_t *s,
         const int32_t z = es_logistic_s16(es_saturate_s16(es_saturate_s16(gate[0]) + back[0]));
         const int32_t r = es_logistic_s16(es_saturate_s16(es_saturate_s16(gate[1]) + back[1]));
         const int32_t third = es_rounding_shift(r * es_saturate_s16(back[2]), 15);
-        const int32_t n = es_tanh_s16(es_saturate_s16(es_saturate_s16(gate[2]) + third), 3);
+        const int32_t n = es_tanh_s16(es_saturate_s16(es_saturate_s16(gate[2]) + third));
         s[u] = (int16_t)es_gru_mix(z, s[u], n);
         y[u] = es_requant_s8(s[u], 0, &p->hidden);
     }
@@ -52,7 +52,7 @@ ES_INLINE void es_gru_step_early_s8(const int8_t *x, const int8_t *h, int16_t *s
         es_gates_s8(&p->ahead, &p->back, x, h, row, 0, 1, gate);
         const int32_t z = es_logistic_s16(gate[0]);
         es_gates_s8(&p->ahead, &p->back, x, masked, row + 1, 2, 1, gate);
-        s[u] = (int16_t)es_gru_mix(z, s[u], es_tanh_s16(gate[0], 3));
+        s[u] = (int16_t)es_gru_mix(z, s[u], es_tanh_s16(gate[0]));
         y[u] = es_requant_s8(s[u], 0, &p->hidden);
     }
 }
