@@ -7,6 +7,8 @@ feeds the sequence alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -30,19 +32,27 @@ def pair_states(model: ir.Model) -> None:
     for node in model.graph:
         if node.op_type not in ("LSTM", "GRU") or node.domain not in DEFAULT_DOMAINS:
             continue
-        for given, left in _PAIRS[: 2 if node.op_type == "LSTM" else 1]:
-            start = _port_before(input_at(node, given))
-            end = _port_behind(node.outputs[left]) if left < len(node.outputs) else None
-            if start is None or end is None or start.dtype != end.dtype or start.dtype != ir.DataType.FLOAT:
-                continue
-            shape = shape_of(start)
-            if shape is not None and shape == shape_of(end) and sum(size > 1 for size in shape) <= 1:
-                name = str(start.name)
-                made.append(StateSpec(name, name, str(end.name), np.zeros(shape, np.float32)))
+        pairs = _PAIRS[: 2 if node.op_type == "LSTM" else 1]
+        found = [_state(input_at(node, given), node.outputs[left : left + 1]) for given, left in pairs]
+        fed = [_port_before(input_at(node, given)) is not None for given, _ in pairs]
+        # All vectors of a node or none: half a state would be no state.
+        if all(state is not None for state, port in zip(found, fed, strict=True) if port):
+            made += [state for state in found if state is not None]
     # What remains must still be fed and read.
     others = len(model.graph.inputs) - len(made), len(model.graph.outputs) - len(made)
     if min(others) > 0:
         model.metadata_props.update(encode_states(made))
+
+
+def _state(given: ir.Value | None, left: Sequence[ir.Value]) -> StateSpec | None:
+    """The state that a node's input and output are, where both are ports that fit each other."""
+    start, end = _port_before(given), _port_behind(left[0]) if left else None
+    if start is None or end is None or (start.dtype, end.dtype) != (ir.DataType.FLOAT,) * 2:
+        return None
+    shape, name = shape_of(start), str(start.name)
+    if shape is None or shape != shape_of(end) or sum(size > 1 for size in shape) > 1:
+        return None
+    return StateSpec(name, name, str(end.name), np.zeros(shape, np.float32))
 
 
 def _port_before(value: ir.Value | None) -> ir.Value | None:

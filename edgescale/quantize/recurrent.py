@@ -44,10 +44,9 @@ class FinishRecurrent(ir.passes.InPlacePass):
         if not self._nodes:
             return ir.passes.PassResult(model, False)
         exponents = cell_exponents(self._model, self._calibration)
-        order = {id(node): place for place, node in enumerate(n for n in model.graph if n.op_type == "LSTM")}
         for node in self._nodes:
             if node.op_type == "LSTM":
-                set_cell(node.metadata_props, exponents[order[id(node)]])
+                set_cell(node.metadata_props, exponents[str(node.name)])
             for index in (1, 2):
                 _write_weights(model.graph, node, index)
         self._convert_states(model)

@@ -19,8 +19,8 @@ _HEADROOM = 1.25
 """The cell state may grow beyond what calibration saw by this factor."""
 
 
-def cell_exponents(model: Model, data: Dataset) -> list[int]:
-    """Units of the cell state of every LSTM of a float model, in graph order: exponents of two.
+def cell_exponents(model: Model, data: Dataset) -> dict[str, int]:
+    """Units of the cell state of every LSTM of a float model by the node's name: exponents of two.
 
     data: x [count, *sample_shape]. ONNX shows a cell state after the last step only, so the recurrence is computed
     here, from what ONNX Runtime says the node reads. Of constant weights; other LSTMs get the widest range.
@@ -40,7 +40,10 @@ def cell_exponents(model: Model, data: Dataset) -> list[int]:
                 start = input_at(node, CELL)
                 if start is not None and start.is_graph_input():
                     carried[key] = left  # the samples are one stream
-    return [_exponent(_HEADROOM * largest[id(node)]) if id(node) in largest else CELL_EXPONENTS[-1] for node in nodes]
+    return {
+        str(node.name): _exponent(_HEADROOM * largest[id(node)]) if id(node) in largest else CELL_EXPONENTS[-1]
+        for node in nodes
+    }
 
 
 def _exponent(reach: float) -> int:

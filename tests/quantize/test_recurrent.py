@@ -135,6 +135,30 @@ def test_cell_states_get_the_finest_units_that_hold_them(tmp_path):
     assert 2.0 ** (14 + exponent) < 1.25 * reach <= 2.0 ** (15 + exponent)
 
 
+def test_initial_zeros_made_for_the_batch_at_run_time_cost_nothing(tmp_path):
+    """As PyTorch exports an LSTM with a dynamic batch: Shape, Gather, ConstantOfShape; and Keras' Squeeze."""
+    net = nets.Net(12, 6)
+    moved = net.node("Transpose", ["x"], perm=[1, 0, 2])
+    batch = net.node("Gather", [net.node("Shape", ["x"]), np.array([0])], axis=0)
+    shape = net.node("Concat", [np.array([1]), batch, np.array([16])], axis=0)
+    zeros = net.node("ConstantOfShape", [shape])
+    net.node("LSTM", [moved, *net.weights("LSTM", 6, 16), "", zeros, zeros], ["Y", "Y_h"], hidden_size=16)
+    whole = net.node("Transpose", [net.node("Squeeze", ["Y", np.array([1])])], perm=[1, 0, 2])
+    net.node("Add", [whole, whole], [net.port("y", ["batch", 12, 16], output=True)])
+    x = waves(32, 12, 6)
+    made = Quantized(net.model(), x, tmp_path)
+    assert [layer.op for layer in made.program.layers] == ["Lstm", "Add"]
+    assert decibels(made.real(x), made.integers(x)) > 33
+
+
+def test_half_a_state_is_none(tmp_path):
+    """initial_c comes from outside and Y_c goes nowhere: the caller keeps both ports of h as well."""
+    proto = nets.classifier("LSTM", steps=1, states=True)
+    del proto.graph.output[2]
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert [spec.name for spec in load_model(tmp_path / "m.onnx").inputs] == ["x", "h0", "c0"]
+
+
 def test_weights_have_a_scale_a_row_and_biases_stay_float(tmp_path):
     made = Quantized(nets.classifier("LSTM", direction="bidirectional"), waves(8, 20, 6), tmp_path)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.proto.graph.initializer}
