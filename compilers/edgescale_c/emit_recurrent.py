@@ -153,6 +153,8 @@ def _product_s8(
         scaling = Requant(scaling.multiplier[order], scaling.shift[order], scaling.rounding)
     found = requant.tables(scaling, bound, scope.where)
     multiplier, shift = found.multiplier, found.shift
+    mixed = found.form == "ES_DOUBLE" and bound < 2**30 and bool((shift <= 0).all())
+    form = "ES_GATE_BOUNDED" if mixed else found.form
     if multiplier.size == 1:
         # One scale for all gates.
         multiplier, shift, per_row = np.repeat(multiplier, gates), np.repeat(shift, gates), False
@@ -162,4 +164,4 @@ def _product_s8(
         scope.constant(f"{name}_bias", folded[order]),
     ]
     scales = [scope.constant(f"{name}_multiplier", multiplier), scope.constant(f"{name}_shift", shift)]
-    return f"{{{', '.join(tables)}, {columns}, {{{', '.join(scales)}, {int(per_row)}, {found.form}}}}}"
+    return f"{{{', '.join(tables)}, {columns}, {{{', '.join(scales)}, {int(per_row)}, {form}}}}}"

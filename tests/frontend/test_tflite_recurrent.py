@@ -60,7 +60,7 @@ def litert(spec: Any, frames: np.ndarray) -> np.ndarray:
         lstms.Lstm,
         steps=st.integers(1, 6), inputs=st.integers(1, 9), units=st.integers(1, 9), x=UNITS, h=UNITS,
         cell_exponent=st.integers(-15, -9), cell_clip=st.sampled_from([0.0, 0.4, 10.0]), time_major=st.booleans(),
-        short=st.booleans(), seed=st.integers(0, 10**6),
+        layers=st.integers(1, 2), short=st.booleans(), seed=st.integers(0, 10**6),
     )
 )  # fmt: skip
 def test_every_bit_equals_litert_over_a_stream(tmp_path_factory, spec):

@@ -46,6 +46,7 @@ class Lstm:
     """"input gate": coupled gates; "bias": no forget gate bias."""
     extra: str = ""
     """"peephole", "projection", "norm" or "clip" of the projection."""
+    layers: int = 1
     short: bool = False
     """20 inputs, as files before layer normalization."""
 
@@ -73,30 +74,33 @@ def write(spec: Lstm) -> bytes:
     order = w.const(np.array([1, 0, 2], np.int32))
     if spec.time_major:
         x = w.operator("TRANSPOSE", [x, order], sequence("x_late", spec.inputs, units[0]))
-    weights = [matrix(spec.inputs) for _ in range(4)]
-    recurrent = [matrix(spec.units) for _ in range(4)]
-    biases = [vector() for _ in range(4)]
-    if spec.without == "input gate":
-        weights[0] = recurrent[0] = biases[0] = -1
-    if spec.without == "bias":
-        biases[1] = -1
-    hidden = w.tensor((1, spec.units), units[1], name="h")
-    cell = w.tensor((1, spec.units), None if spec.real else (2.0**spec.cell_exponent, 0), name="c",
-                    kind=None if spec.real else "INT16")  # fmt: skip
-    for state in (hidden, cell):
-        w.tensors[state].isVariable = True
-    y = sequence("lstm", spec.units, units[1])
-    extra = {name: vector() if spec.extra == name else -1 for name in ("peephole", "projection", "norm")}
-    given = [x, *weights, *recurrent, extra["peephole"], -1, -1, *biases, extra["projection"], -1, hidden, cell]
-    given += [] if spec.short else [extra["norm"], -1, -1, -1]
-    w.operator(
-        "UNIDIRECTIONAL_SEQUENCE_LSTM", given, y, "UnidirectionalSequenceLSTMOptions", 1 if spec.real else 3,
-        fusedActivationFunction=4, cellClip=spec.cell_clip, projClip=1.0 if spec.extra == "clip" else 0.0,
-        timeMajor=spec.time_major,
-    )  # fmt: skip
-    if not spec.real:
-        inner = [w.tensor((0,), (2.0**-12, 0), kind="INT16") for _ in range(4)]
-        w.operators[-1].intermediates = np.array([*inner, w.tensor((0,), spec.intermediate or spec.h)], np.int32)
+    for layer in range(spec.layers):
+        width = spec.units if layer else spec.inputs
+        weights = [matrix(width) for _ in range(4)]
+        recurrent = [matrix(spec.units) for _ in range(4)]
+        biases = [vector() for _ in range(4)]
+        if spec.without == "input gate":
+            weights[0] = recurrent[0] = biases[0] = -1
+        if spec.without == "bias":
+            biases[1] = -1
+        hidden = w.tensor((1, spec.units), units[1], name=f"h{layer}")
+        cell = w.tensor((1, spec.units), None if spec.real else (2.0**spec.cell_exponent, 0), name=f"c{layer}",
+                        kind=None if spec.real else "INT16")  # fmt: skip
+        for state in (hidden, cell):
+            w.tensors[state].isVariable = True
+        y = sequence("lstm" if not layer else f"lstm{layer}", spec.units, units[1])
+        extra = {name: vector() if spec.extra == name else -1 for name in ("peephole", "projection", "norm")}
+        given = [x, *weights, *recurrent, extra["peephole"], -1, -1, *biases, extra["projection"], -1, hidden, cell]
+        given += [] if spec.short else [extra["norm"], -1, -1, -1]
+        w.operator(
+            "UNIDIRECTIONAL_SEQUENCE_LSTM", given, y, "UnidirectionalSequenceLSTMOptions", 1 if spec.real else 3,
+            fusedActivationFunction=4, cellClip=spec.cell_clip, projClip=1.0 if spec.extra == "clip" else 0.0,
+            timeMajor=spec.time_major,
+        )  # fmt: skip
+        if not spec.real:
+            inner = [w.tensor((0,), (2.0**-12, 0), kind="INT16") for _ in range(4)]
+            w.operators[-1].intermediates = np.array([*inner, w.tensor((0,), spec.intermediate or spec.h)], np.int32)
+        x = y
     if spec.time_major:
         y = w.operator("TRANSPOSE", [y, order], sequence("y", spec.units, units[1], late=False))
     return w.data([port], [y])

@@ -64,6 +64,17 @@ ES_INLINE int32_t es_tanh_inline_s16(int32_t a, int32_t integer_bits)
 /* tanh(a), Q3.12 to Q0.15. */
 static ES_UNUSED ES_NOINLINE int32_t es_tanh_s16(int32_t a) { return es_tanh_inline_s16(a, 3); }
 
+/* A form beside those of es_requant.h: double rounding for |acc| < 2^30 where no shift is to the left, as gates have it:
+ * some shifts 0, some to the right. */
+enum { ES_GATE_BOUNDED = 16 };
+
+ES_INLINE int32_t es_gate_requant(int32_t acc, int32_t multiplier, int32_t shift, int32_t form)
+{
+    if (form == ES_GATE_BOUNDED)
+        return es_rounding_shift(es_requant_high(acc, multiplier), -shift);
+    return es_requant_apply(acc, multiplier, shift, form);
+}
+
 /* Accumulators of one product, from int32 to Q3.12. Entries: one a row (`per_row`), else one a gate. */
 typedef struct {
     const int32_t *multiplier;
@@ -93,7 +104,7 @@ ES_INLINE void es_product_rows_s8(const es_product_s8 *p, const int8_t *v, int32
     ES_UNROLL_NOT
     for (int32_t r = 0; r < rows; r++) {
         const int32_t i = p->scale.per_row ? row + r : gate + r;
-        out[r] = es_requant_apply((int32_t)acc[r], p->scale.multiplier[i], p->scale.shift[i], p->scale.form);
+        out[r] = es_gate_requant((int32_t)acc[r], p->scale.multiplier[i], p->scale.shift[i], p->scale.form);
     }
 }
 
