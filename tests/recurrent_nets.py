@@ -66,7 +66,8 @@ def outputs(
     directions = 2 if direction == "bidirectional" else 1
     given = [net.node("Transpose", ["x"], perm=[1, 0, 2]), *net.weights(operator, inputs, units, directions)]
     if starts:
-        states = [net.rng.normal(0, 0.7, (directions, 1, units)).astype(np.float32) for _ in range(2)]
+        reach = (0.95, 2.0)
+        states = [net.rng.uniform(-r, r, (directions, 1, units)).astype(np.float32) for r in reach]
         given += ["", *[net.const(state) for state in states[: 2 if operator == "LSTM" else 1]]]
     known = ["Y", "Y_h", "Y_c"][: 3 if operator == "LSTM" else 2]
     net.node(

@@ -107,6 +107,8 @@ def _scratch(scope: Scope, layer: Recurrent, vector: str) -> tuple[str, ...]:
     def place(name: str, kind: str, at: int | None) -> str:
         return f"{kind} *{name} = {'NULL' if at is None else f'({kind} *)(void *)(scratch + {at})'};"
 
+    for name in layer.updates:
+        _check_update(scope, name)
     if vector and layer.updates:
         lines.append(f"{vector} *carried = {scope.update(len(layer.inputs) - 1)};")
     elif vector:
@@ -116,6 +118,22 @@ def _scratch(scope: Scope, layer: Recurrent, vector: str) -> tuple[str, ...]:
     if isinstance(layer, Gru):
         lines.append(place("masked", item, parts.masked))
     return tuple(lines)
+
+
+def _check_update(scope: Scope, name: str) -> None:
+    """Nobody needs, from this layer on, what another tensor of the same bytes held before it."""
+    program, at = scope.program, scope.plan.offset(name)
+    end = at + program.tensors[name].nbytes
+    makers = {layer.output: index for index, layer in enumerate(program.layers)}
+    if name in program.sources:
+        raise scope.refuse(f"updates a tensor that a layer made, found the port or state {name!r}")
+    for other, tensor in program.tensors.items():
+        start = scope.plan.offset(other)
+        apart = other == name or start >= end or start + tensor.nbytes <= at
+        if apart or makers.get(other, -1) >= scope.index:
+            continue
+        if any(other in layer.inputs for layer in program.layers[scope.index :]) or other in program.results:
+            raise scope.refuse(f"updates {name!r}, whose bytes {other!r} still needs as they were")
 
 
 def _products_f32(scope: Scope, layer: Recurrent, order: Table) -> str:

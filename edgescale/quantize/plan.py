@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgescale.frontend.graph import constant, input_at, is_op, only_consumer, scalar
-from edgescale.quantize.recurrent_rules import RECURRENT, results_of
+from edgescale.quantize.recurrent_rules import RECURRENT, initial_reach, results_of
 from edgescale.quantize.rules import FIXED_UNITS, FUSES_ACTIVATION, SAME_UNITS, data_inputs, quantizable
 
 _UNSIGNED = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Softmax"))
@@ -92,6 +92,8 @@ def _groups(nodes: tuple[ir.Node, ...], values: dict[ir.Value, None]) -> tuple[G
             held = [value for value in results_of(node) if value in sets.parent]
             for value in held[1:]:
                 sets.join(held[0], value)
+            for value in held[:1]:
+                extra.setdefault(value, []).extend(initial_reach(node))
         if node.op_type not in SAME_UNITS or source is None or source not in sets.parent:
             continue
         for output in node.outputs:

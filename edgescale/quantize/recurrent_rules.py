@@ -49,6 +49,12 @@ def _state_rule(node: ir.Node) -> str | None:
     return None
 
 
+def initial_reach(node: ir.Node) -> tuple[float, ...]:
+    """Least and greatest constant that the output is said to hold before the first step; nothing where it is 0."""
+    start = constant(input_at(node, HIDDEN))
+    return () if start is None or not start.size else (float(start.min()), float(start.max()))
+
+
 def results_of(node: ir.Node) -> tuple[ir.Value, ...]:
     """Y and Y_h, which hold the same numbers and share units; the cell state is not among them."""
     return tuple(value for value in node.outputs[:2] if value.name)

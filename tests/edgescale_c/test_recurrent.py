@@ -30,7 +30,7 @@ from edgescale.lower import lower_file, reference
 from edgescale.lower.fixedpoint import requant
 from edgescale.lower.fixedpoint16 import logistic16, tanh16
 from edgescale.lower.ports import to_stored
-from edgescale.lower.program import Tensor
+from edgescale.lower.program import Reshape, Tensor, Unary
 from edgescale.lower.program_recurrent import Gru, Initial, Lstm
 from edgescale.quantize import quantize_int8
 
@@ -292,6 +292,29 @@ def test_a_tflite_lstm_equals_litert_on_an_emulated_core(tmp_path):
     stored = frames.reshape(20, *artifact.meta["inputs"][0]["stored_shape"][1:])
     found = get_rig(target.rig).raw_executor(artifact, target)(stored)
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+
+
+def test_an_update_under_another_name_is_refused(harness):
+    """A view of the cell state as it was before the layer is read behind it; or the state itself is updated."""
+    rng = np.random.default_rng(0)
+    shape = (1, 1, 1, 4)
+    x, c = Tensor("x", (1, 1, 3, 2), "float32"), Tensor("c", shape, "float32")
+    fields: dict[str, Any] = {
+        "weights": rng.normal(0, 1, (4, 4, 2)).astype(np.float32),
+        "recurrent": rng.normal(0, 1, (4, 4, 4)).astype(np.float32),
+        "bias": np.zeros((4, 4), np.float32), "recurrent_bias": np.zeros((4, 4), np.float32),
+        "requant": None, "recurrent_requant": None, "hidden_requant": None, "reverse": False, "sequence": False,
+        "has_hidden": False, "has_cell": True, "cell_exponent": 0, "cell_clip": 0,
+    }  # fmt: skip
+    cell = Lstm("cell", ("x", "c"), "y", **fields)
+    y, view, z = Tensor("y", shape, "float32"), Tensor("view", (1, 4), "float32"), Tensor("z", (1, 4), "float32")
+    start = Initial("start", ("x",), "c", np.ones(shape, np.float32))
+    layers = [start, Reshape("rename", ("c",), "view"), cell, Unary("late", ("view",), "z", "tanh")]
+    program = harness.program(layers, [x], y, c, view, z, outputs=["y", "z"])
+    with pytest.raises(UnsupportedModelError, match=r"updates 'c', whose bytes 'view' still needs as they were"):
+        generate(program, "n", firmware_root())
+    with pytest.raises(UnsupportedModelError, match=r"found the port or state 'c'"):
+        generate(harness.program([cell], [x, c], y), "n", firmware_root())
 
 
 def test_what_the_kernels_do_not_take_is_refused(harness):

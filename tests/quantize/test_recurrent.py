@@ -151,6 +151,17 @@ def test_initial_zeros_made_for_the_batch_at_run_time_cost_nothing(tmp_path):
     assert decibels(made.real(x), made.integers(x)) > 33
 
 
+@pytest.mark.parametrize("operator", ["LSTM", "GRU"])
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+def test_constant_initial_states_are_constants_of_the_program(tmp_path, operator, direction):
+    proto = nets.outputs(operator, ("Y",), steps=6, inputs=6, units=16, starts=True, direction=direction)
+    x = waves(64, 6, 6)
+    made = Quantized(proto, x, tmp_path)
+    kinds = {made.program.tensors[layer.output].dtype for layer in made.program.layers if layer.op == "Initial"}
+    assert kinds == ({"int8", "int16"} if operator == "LSTM" else {"int16"})
+    assert decibels(made.real(x), made.integers(x)) > 33
+
+
 def test_half_a_state_is_none(tmp_path):
     """initial_c comes from outside and Y_c goes nowhere: the caller keeps both ports of h as well."""
     proto = nets.classifier("LSTM", steps=1, states=True)
