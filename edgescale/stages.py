@@ -20,6 +20,7 @@ from edgescale.cache import StageStore
 from edgescale.core.errors import UsageError
 from edgescale.core.files import sha256_file, sha256_tree
 from edgescale.core.measurement import Measurement
+from edgescale.core.memory import Memory
 from edgescale.core.model import TensorSpec
 from edgescale.core.progress import SILENT, Progress, track
 from edgescale.core.target import Target
@@ -98,18 +99,19 @@ class Stages:
         path = self.store.run("compress", parts, build).path / "model.onnx"
         return Variant(loaded.variant.model, recipe, path, sha256_file(path))
 
-    def compile(self, variant: Variant, target: Target, backend_name: str) -> Artifact:
+    def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:
         """Have a back end turn a variant into an artifact for a target."""
         backend = get_backend(backend_name)
 
         def build(directory: Path) -> Mapping[str, Any]:
-            artifact = backend.compile(variant, target, directory / "artifact")
+            artifact = backend.compile(variant, target, directory / "artifact", memory)
             return {"kind": artifact.kind, "meta": dict(artifact.meta)}
 
         parts = {
             "variant": [variant.name, variant.sha256],
             "target": target.sha256,
             "backend": [backend.name, backend.version()],
+            "memory": memory if backend.plans_memory else "",
         }
         stage = self.store.run("compile", parts, build)
         path = stage.path / "artifact"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,8 @@ class Scope:
     """The layer's kernel."""
     index: int = 0
     """Of the layer in the program."""
+    by_pointer: bool = False
+    """Whether the function gets the addresses of its tensors as arguments: in0, in1, ..., out, scratch."""
 
     @property
     def where(self) -> str:
@@ -74,25 +77,45 @@ class Scope:
 
     def read(self, index: int = 0) -> str:
         """C expression: address of an input."""
-        return self._address(self.source(index), "const ")
+        kind = C_TYPES[self.source(index).dtype]
+        if self.by_pointer:
+            return f"(const {kind} *)in{index}"
+        return f"(const {kind} *)(const void *){self._address(self.source(index).name)}"
 
     def write(self) -> str:
         """C expression: address of the output."""
-        return self._address(self.out, "")
+        kind = C_TYPES[self.out.dtype]
+        return f"({kind} *)out" if self.by_pointer else f"({kind} *)(void *){self._address(self.out.name)}"
 
     def update(self, index: int) -> str:
         """C expression: address of an input that the layer overwrites."""
-        return self._address(self.source(index), "")
+        return f"({C_TYPES[self.source(index).dtype]} *)(void *){self._address(self.source(index).name)}"
 
-    def _address(self, tensor: Tensor, qualifier: str) -> str:
-        place = f"&es_{self.symbol}_arena[{self.plan.offset(tensor.name)}]"
-        return f"({qualifier}{C_TYPES[tensor.dtype]} *)({qualifier}void *){place}"
+    def write_at(self, offset: int) -> str:
+        """C expression, void *: `offset` bytes above the output's start."""
+        if self.by_pointer:
+            return f"(void *)((uint8_t *)out + {offset})"
+        return f"(void *){self._address(self.out.name, offset)}"
 
     def scratch(self, kind: str) -> str:
         """C expression: address of the layer's scratch as a pointer to `kind`; NULL where it has none."""
         if not self.choice.scratch:
             return "NULL"
-        return f"({kind} *)(void *)&es_{self.symbol}_arena[{self.plan.offset(scratch_name(self.index))}]"
+        return f"({kind} *){'scratch' if self.by_pointer else '(void *)' + self._address(scratch_name(self.index))}"
+
+    def arguments(self, body: Sequence[str]) -> tuple[tuple[str, int], ...]:
+        """(parameter, offset in the arena) of the pointers that a body emitted `by_pointer` mentions, in order."""
+        names = [(f"const void *in{k}", name) for k, name in enumerate(self.layer.inputs)]
+        names += [("void *out", self.out.name), ("void *scratch", scratch_name(self.index))]
+        text = "\n".join(body)
+        return tuple(
+            (parameter, self.plan.offset(name))
+            for parameter, name in names
+            if re.search(rf"\b{parameter.rpartition('*')[2]}\b", text)
+        )
+
+    def _address(self, name: str, offset: int = 0) -> str:
+        return f"&es_{self.symbol}_arena[{self.plan.offset(name) + offset}]"
 
     def shares_bytes(self, index: int) -> bool:
         """Whether the plan lets the output overlap an input."""

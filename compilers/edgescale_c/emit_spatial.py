@@ -78,7 +78,7 @@ def concat(scope: Scope, layer: Concat) -> LayerCode:
     at = 0
     for k, scaling in enumerate(layer.rescale):
         chunk = scope.source(k).nbytes // count
-        target = f"(void *)&es_{scope.symbol}_arena[{scope.plan.offset(scope.out.name) + at}]"
+        target = scope.write_at(at)
         in_place = count == 1 and scope.plan.offset(scope.source(k).name) == scope.plan.offset(scope.out.name) + at
         at += chunk
         if scaling is None and in_place:

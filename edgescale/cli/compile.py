@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from edgescale.cli.common import cache_option, console, json_option, print_json, progress_bars, quiet_option
+from edgescale.cli.common import (
+    cache_option,
+    console,
+    json_option,
+    memory_option,
+    print_json,
+    progress_bars,
+    quiet_option,
+)
 from edgescale.core.budget import BUDGET_METRICS
 from edgescale.core.variant import OBSERVERS
 
@@ -35,6 +43,7 @@ _METRICS = ", ".join(BUDGET_METRICS)
     show_default=True,
     help="How activation ranges are chosen from the calibration histograms.",
 )
+@memory_option
 @click.option(
     "--metric",
     help="top1, top5, auc, mse, cosine or package.module:function. "
@@ -84,6 +93,7 @@ def run_compile(
     budgets: tuple[str, ...],
     recipes: str,
     observer: Any,
+    memory: Any,
     metric: str | None,
     samples: int,
     out: Path,
@@ -114,6 +124,7 @@ def run_compile(
         evaluation=evaluation,
         metric=metric,
         samples=samples,
+        memory=memory,
         out=out,
         command=shlex.join(command_line),
     )

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from edgescale.cli.common import cache_option, console, json_option, print_json, progress_bars, quiet_option
+from edgescale.cli.common import (
+    cache_option,
+    console,
+    json_option,
+    memory_option,
+    print_json,
+    progress_bars,
+    quiet_option,
+)
 from edgescale.core.errors import UsageError
 from edgescale.core.progress import Progress
 from edgescale.core.variant import OBSERVERS
@@ -19,6 +27,7 @@ from edgescale.core.variant import OBSERVERS
 @click.option("--recipe", "-r", default="fp32", show_default=True, help="Recipe applied to a model: fp32 or w8a8.")
 @click.option("--observer", type=click.Choice(OBSERVERS), default="mse", show_default=True, help="For w8a8.")
 @click.option("--calib", help="Calibration data, for w8a8.")
+@memory_option
 @click.option("--input", "-i", "inputs", help="Samples to measure with. [default: the calibration data, else random]")
 @click.option("--samples", "-n", type=click.IntRange(1), default=4, show_default=True, help="How many samples.")
 @click.option("--variant", "-v", help="A bundle's variant. [default: the target's choice]")
@@ -55,7 +64,7 @@ def _measure_model(path: Path, target_name: str, store: Any, progress: Progress,
     inputs = DataSource(options["inputs"]) if options["inputs"] else calibration or RandomSource("random")
     loaded = stages.load(ModelSource(path))
     variant = stages.compress(loaded, parse_recipe(options["recipe"], options["observer"]), calibration)
-    artifact = stages.compile(variant, target, target.backends[0])
+    artifact = stages.compile(variant, target, target.backends[0], options["memory"])
     return artifact, stages.profile(artifact, target, inputs.for_model(loaded), options["samples"])
 
 
@@ -68,6 +77,8 @@ def _measure_bundle(path: Path, target_name: str, store: Any, progress: Progress
     from edgescale.sources import DataSource, RandomSource
 
     bundle = open_bundle(path)
+    if options["memory"] != "balanced":
+        raise UsageError("--memory shapes what is compiled; a bundle's variants are measured as they are")
     name = load_target(target_name).name
     entries = bundle.entries_for(name)
     wanted = options["variant"] or bundle.entry(bundle.policy(name).default).variant
