@@ -26,6 +26,15 @@ HIDDEN_EXPONENT = -15
 """Units of a GRU's hidden state, 2^-15."""
 
 
+class CellMetadataError(UnsupportedModelError):
+    """A node's entry is broken: `rule` is what it must meet, `found` what it is."""
+
+    def __init__(self, rule: str, found: str) -> None:
+        super().__init__(f"rule: {rule}; found {found}")
+        self.rule = rule
+        self.found = found
+
+
 def set_cell(metadata: MutableMapping[str, str], exponent: int | None, clip: float = 0.0) -> None:
     """Note the cell state's units (None: the node computes in float32) and its bound (0: none)."""
     if exponent is not None:
@@ -34,29 +43,25 @@ def set_cell(metadata: MutableMapping[str, str], exponent: int | None, clip: flo
         metadata[CELL_CLIP] = repr(float(clip))
 
 
-def cell_exponent(metadata: Mapping[str, str], where: str) -> int | None:
-    """The cell state's units as an exponent of two; None where the node does not say. Raises UnsupportedModelError."""
+def cell_exponent(metadata: Mapping[str, str]) -> int | None:
+    """The cell state's units as an exponent of two; None where the node does not say. Raises CellMetadataError."""
     text = metadata.get(CELL_EXPONENT)
     if text is None:
         return None
     known = {str(exponent): exponent for exponent in CELL_EXPONENTS}
     if text not in known:
-        raise UnsupportedModelError(
-            f"{where}: rule: its metadata {CELL_EXPONENT} is an integer from {CELL_EXPONENTS[0]} to "
-            f"{CELL_EXPONENTS[-1]}; found {text!r}"
-        )
+        limits = f"{CELL_EXPONENTS[0]} to {CELL_EXPONENTS[-1]}"
+        raise CellMetadataError(f"its metadata {CELL_EXPONENT} is an integer from {limits}", repr(text))
     return known[text]
 
 
-def cell_clip(metadata: Mapping[str, str], where: str) -> float:
-    """The bound of the cell state, 0 for none. Raises UnsupportedModelError."""
+def cell_clip(metadata: Mapping[str, str]) -> float:
+    """The bound of the cell state, 0 for none. Raises CellMetadataError."""
     text = metadata.get(CELL_CLIP, "0")
     try:
         bound = float(text)
     except ValueError:
         bound = -1.0
     if not (math.isfinite(bound) and bound >= 0):
-        raise UnsupportedModelError(
-            f"{where}: rule: its metadata {CELL_CLIP} is a finite number from 0 on; found {text!r}"
-        )
+        raise CellMetadataError(f"its metadata {CELL_CLIP} is a finite number from 0 on", repr(text))
     return bound

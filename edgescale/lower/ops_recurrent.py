@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgescale.core.errors import UnsupportedModelError
-from edgescale.core.recurrent import HIDDEN_EXPONENT, cell_clip, cell_exponent
+from edgescale.core.recurrent import HIDDEN_EXPONENT, CellMetadataError, cell_clip, cell_exponent
 from edgescale.lower.attributes import flag
 from edgescale.lower.context import Context
 from edgescale.lower.errors import NodeError
@@ -28,11 +27,9 @@ def lstm(context: Context, node: onnx_ir.Node) -> None:
     sequence_lens, peepholes, clip and input_forget. int8 (cell state int16) when X, W and R are quantized, Y and Y_h
     go to QuantizeLinear, and the node's metadata name the cell state's units (`edgescale.lstm.cell_exponent`)."""
     try:
-        exponent = cell_exponent(node.metadata_props, f"node {context.name_of(node)!r}")
-        clip = cell_clip(node.metadata_props, f"node {context.name_of(node)!r}")
-    except UnsupportedModelError as error:
-        found, rule = str(error).split("; found ")[::-1]
-        raise NodeError(found, rule.split("rule: ")[-1]) from None
+        exponent, clip = cell_exponent(node.metadata_props), cell_clip(node.metadata_props)
+    except CellMetadataError as error:
+        raise NodeError(error.found, error.rule) from None
     if flag(node, "input_forget"):
         raise NodeError("input_forget = 1")
     peepholes = context.optional(node, 7)

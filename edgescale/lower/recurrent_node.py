@@ -21,7 +21,7 @@ from edgescale.lower.program_recurrent import Initial, Recurrent
 from edgescale.lower.qdq import parameters, units_of
 from edgescale.lower.recurrent_weights import Product, integer_product, real_product, stacks
 from edgescale.lower.reference_elementwise import quantize_real
-from edgescale.lower.sink import readers, wanted_units
+from edgescale.lower.sink import readers
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -95,7 +95,7 @@ class RecurrentNode:
 
         carried: input and output that hold the int16 vector, in units of 2^exponent.
         """
-        if not self.context.is_int8(self.value) or not (self.weights.quantized and self.recurrent.quantized):
+        if not self._input_is_int8() or not (self.weights.quantized and self.recurrent.quantized):
             return None
         given, left = carried
         held = self._operand(given)
@@ -108,22 +108,23 @@ class RecurrentNode:
             if not self._read(index):
                 continue
             short, others = self._quantizers(index, exponent)
-            if index == left and short and not others:
-                continue
-            value = self._output(index)
-            found = wanted_units(self.context, value)[0] if value is not None and not short else None
-            wanted.add(self._agreed(others) if short else found)
+            if index != left or others:
+                wanted.add(self._agreed([*others, *(short if index != left else ())]))
         if left == 2 and self._read(2) and (not self._quantizers(2, exponent)[0] or self._quantizers(2, exponent)[1]):
             return None
         return wanted.pop() if len(wanted) == 1 else None
 
     def _agreed(self, nodes: list[onnx_ir.Node]) -> Units | None:
-        """The units of QuantizeLinear nodes; None where one is another operator or they differ."""
-        try:
-            found = {units_of(self.context, node) for node in nodes if node.op_type == "QuantizeLinear"}
-        except NodeError:
-            return None
-        return found.pop() if len(found) == 1 and all(n.op_type == "QuantizeLinear" for n in nodes) else None
+        """The units of QuantizeLinear nodes to 8 bits; None where one is another operator or they differ."""
+        found: set[Units] = set()
+        for node in nodes:
+            if node.op_type != "QuantizeLinear" or parameters(self.context, node)[1].dtype not in (np.int8, np.uint8):
+                return None
+            try:
+                found.add(units_of(self.context, node))
+            except NodeError:
+                return None  # the node says so itself when its turn comes
+        return found.pop() if len(found) == 1 else None
 
     def _quantizers(self, index: int, exponent: int) -> tuple[list[onnx_ir.Node], list[onnx_ir.Node]]:
         """(QuantizeLinear nodes to int16 of 2^exponent, all other readers) of output `index`."""
@@ -139,6 +140,9 @@ class RecurrentNode:
         if value is not None and value.is_graph_output():
             others.append(self.node)
         return short, others
+
+    def _input_is_int8(self) -> bool:
+        return self.context.tensors[self.value.tensor].dtype == "int8"
 
     def products(self, direction: int, units: Units | None, apart: int) -> tuple[Product, Product]:
         """The direction's two products; `apart`: as `recurrent_weights.stacks`."""
@@ -181,7 +185,7 @@ class RecurrentNode:
         if self.directions > 1:
             source = self._part(f"{name}/part", source, shape, direction)
         held = self.context.tensors[source]
-        if units is None or (held.dtype == "int8" and (held.scale, held.zero_point) == units):
+        if units is None or (held.dtype == "int8" and (held.scale, held.zero_point) == units[:2]):
             return source
         made = self.context.tensor(name, shape, units)
         if held.dtype == "float32":
@@ -257,7 +261,7 @@ class RecurrentNode:
         self, direction: int, units: Units | None, others: Sequence[str], kind: type[Recurrent], **fields: Any
     ) -> None:
         """Append the layer of one direction."""
-        if units is None and self.context.is_int8(self.value):
+        if units is None and self._input_is_int8():
             self.value, self._source = self.context.real(self.value, self.node), None
         value = self._output(0) if self.sequence else self._output(1)
         name = str(value.name) if value is not None else f"{self.label}/output"

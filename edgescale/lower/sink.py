@@ -84,19 +84,14 @@ def follow(
         names.append(context.name_of(reader))
         absorbed.append(reader)
         end = reader.outputs[0]
-    units, quantizers = wanted_units(context, end)
+    quantizers = _quantizers(context, end)
+    wanted = {_units_or_none(context, quantizer) for quantizer in quantizers}
+    units = wanted.pop() if len(wanted) == 1 else None
     if units is not None:
         names.extend(context.name_of(quantizer) for quantizer in quantizers)
     return Sink(
         str(end.name), tuple(names), units, quantizers, tuple(absorbed), (factor, offset), float(low), float(high)
     )
-
-
-def wanted_units(context: Context, value: onnx_ir.Value) -> tuple[Units | None, tuple[onnx_ir.Node, ...]]:
-    """(units, nodes) of the QuantizeLinear nodes that alone read `value`; units None where nodes lack or differ."""
-    quantizers = _quantizers(context, value)
-    wanted = {_units_or_none(context, quantizer) for quantizer in quantizers}
-    return (wanted.pop() if len(wanted) == 1 else None), quantizers
 
 
 def activation_bounds(context: Context, node: onnx_ir.Node) -> tuple[float, float] | None:
