@@ -54,6 +54,11 @@ class Scope:
         """The layer as error messages name it."""
         return f"node {self.layer.name!r} ({self.layer.op})"
 
+    @property
+    def family(self) -> str:
+        """What names of the family's kernels and headers hold before _s8; empty for the scalar kernel."""
+        return f"_{self.choice.family}" if self.choice.name else ""
+
     def refuse(self, rule: str) -> UnsupportedModelError:
         """The error for a layer that breaks `rule`."""
         return UnsupportedModelError(f"{self.where}: {rule}")
@@ -71,8 +76,8 @@ class Scope:
     def is_float(self) -> bool:
         """Whether the layer computes in float32. Raises UnsupportedModelError for mixed or other types."""
         kinds = {tensor.dtype for tensor in (*(self.source(i) for i in range(len(self.layer.inputs))), self.out)}
-        if len(kinds) != 1 or not kinds <= {"int8", "float32"}:
-            raise self.refuse(f"needs inputs and output all int8 or all float32, found {', '.join(sorted(kinds))}")
+        if len(kinds) != 1 or not kinds <= set(C_TYPES):
+            raise self.refuse(f"needs inputs and output of one type, found {', '.join(sorted(kinds))}")
         return kinds == {"float32"}
 
     def read(self, index: int = 0) -> str:
@@ -130,9 +135,9 @@ class Scope:
     def requant(self, scaling: Requant | None, bound: int, clamp: Clamp, name: str = "q") -> str:
         """Declaration of an `es_requant` called `name`, for accumulators of magnitude at most `bound`."""
         if scaling is None:
-            raise self.refuse("int8 needs a rescaling, found none")
+            raise self.refuse("integers need a rescaling, found none")
         found = requant.tables(scaling, bound, self.where)
-        low, high = requant.clamp_of(clamp)
+        low, high = requant.clamp_of(clamp, self.out.dtype)
         suffix = "" if name == "q" else f"_{name}"
         multiplier = self.constant(f"multiplier{suffix}", found.multiplier)
         shift = self.constant(f"shift{suffix}", found.shift)
@@ -151,23 +156,26 @@ Emitter = Callable[[Scope, Any], LayerCode]
 
 @dataclass
 class Registry:
-    """Emitters by layer class."""
+    """Emitters by layer class. `int16` holds those that take a layer's place where a tensor of it is int16."""
 
     emitters: dict[type[Layer], Emitter] = field(default_factory=dict)
+    int16: dict[type[Layer], Emitter] = field(default_factory=dict)
 
-    def register(self, *kinds: type[Layer]) -> Callable[[Emitter], Emitter]:
-        """Decorator: the function emits layers of `kinds`."""
+    def register(self, *kinds: type[Layer], int16: bool = False) -> Callable[[Emitter], Emitter]:
+        """Decorator: the function emits layers of `kinds`, only those that hold int16 where `int16` says so."""
 
         def add(emitter: Emitter) -> Emitter:
             for kind in kinds:
-                self.emitters[kind] = emitter
+                (self.int16 if int16 else self.emitters)[kind] = emitter
             return emitter
 
         return add
 
     def emit(self, scope: Scope) -> LayerCode:
         """Code of the scope's layer. Raises UnsupportedModelError naming the node and the rule."""
-        emitter = self.emitters.get(type(scope.layer))
+        tensors = (scope.out, *(scope.source(index) for index in range(len(scope.layer.inputs))))
+        own = self.int16 if any(tensor.dtype == "int16" for tensor in tensors) else {}
+        emitter = own.get(type(scope.layer)) or self.emitters.get(type(scope.layer))
         if emitter is None:
             known = ", ".join(sorted(kind.__name__ for kind in self.emitters))
             raise scope.refuse(f"the C back end has no kernel for it; it has: {known}")

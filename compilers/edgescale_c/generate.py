@@ -93,7 +93,7 @@ def _check(program: Program) -> None:
     for tensor in program.tensors.values():
         if tensor.dtype not in C_TYPES:
             raise UnsupportedModelError(
-                f"value {tensor.name!r}: the C back end stores {' and '.join(C_TYPES)}, found {tensor.dtype}"
+                f"value {tensor.name!r}: the C back end stores {', '.join(C_TYPES)}, found {tensor.dtype}"
             )
         if tensor.size < 1:
             raise UnsupportedModelError(f"value {tensor.name!r}: shape {list(tensor.shape)} holds no element")

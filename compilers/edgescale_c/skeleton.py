@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgescale.lower.program import Port, Program, Tensor
+from edgescale.lower.program import LIMITS, Port, Program, Tensor
 from edgescale_c.calls import Call, statements
 from edgescale_c.constants import float_literal
 from edgescale_c.emission import C_TYPES, LayerCode
@@ -88,8 +88,8 @@ def _banner(program: Program, plan: Plan, symbol: str, weights_bytes: int, given
  *     es_{symbol}_run();
  *     const {read} *y = {result.accessor}();
  *
- * int8 tensors hold q with real = scale * (q - zero_point), q in [-128, 127]; to store a real value take
- * round(real / scale) + zero_point, saturated. Every q is a valid input. Images are stored channels last:
+ * Integer tensors hold q with real = scale * (q - zero_point); to store a real value take
+ * round(real / scale) + zero_point, saturated to their type. Every q is a valid input. Images are stored channels last:
  * element (y, x, c) of [1, H, W, C] is at (y * W + x) * C + c.
  *
  * Build with any C99 compiler of the GCC or Clang family: the .c file beside this header, nothing else.
@@ -124,7 +124,7 @@ def _port_macros(port: PortCode, verb: str) -> str:
         f"#define {port.macro}_SIZE {tensor.size}",
         f"#define {port.macro}_BYTES {tensor.nbytes}",
     ]
-    if tensor.dtype == "int8":
+    if tensor.dtype in LIMITS:
         lines.append(f"#define {port.macro}_SCALE {float_literal(tensor.scale)}")
         lines.append(f"#define {port.macro}_ZERO_POINT ({tensor.zero_point})")
     return "\n".join(lines) + "\n"

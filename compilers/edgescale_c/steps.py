@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgescale.lower.program import Layer, Program, macs
-from edgescale_c import emit_elementwise, emit_recurrent, emit_slice, emit_spatial, emit_weighted
+from edgescale_c import emit_elementwise, emit_recurrent, emit_s16, emit_slice, emit_spatial, emit_weighted
 from edgescale_c.arrange import Arranged
 from edgescale_c.calls import Call
 from edgescale_c.constants import ConstantPool
@@ -18,7 +18,7 @@ from edgescale_c.names import layer_symbol
 from edgescale_c.skeleton import EmittedLayer
 
 # Importing them fills the registry.
-EMITTERS = (emit_elementwise, emit_recurrent, emit_slice, emit_spatial, emit_weighted)
+EMITTERS = (emit_elementwise, emit_recurrent, emit_s16, emit_slice, emit_spatial, emit_weighted)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from edgescale.lower.program import (
     DepthwiseConv2D,
     Dequantize,
     FullyConnected,
+    InterpolatedLut,
     Layer,
     Lut,
     Mean,
@@ -396,7 +397,7 @@ def _slice(program: Program, layer: Slice, operand: int, block: int, replay: _Re
 _Simulation = Callable[[Program, Any, int, int, _Replay], None]
 _ORDERS: dict[str, _Simulation] = {"blocks": _copied_blocks, "dense": _dense_rows}
 _SIMULATIONS: dict[type[Layer], _Simulation] = {
-    **dict.fromkeys((Lut, Unary, Rescale, Softmax, Quantize, Dequantize, Add, Mul, Mean), _straight),
+    **dict.fromkeys((Lut, InterpolatedLut, Unary, Rescale, Softmax, Quantize, Dequantize, Add, Mul, Mean), _straight),
     FullyConnected: _rows,
     **dict.fromkeys((Conv2D, DepthwiseConv2D, Pool2D), _windows),
     Concat: _concat,

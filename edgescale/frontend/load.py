@@ -26,7 +26,7 @@ def load_model(path: Path) -> Model:
     """Read, check and clean an ONNX model, float or QDQ, or a TensorFlow Lite one (told by its signature).
 
     ONNX: default-domain opset 13 or newer, static shapes (an unknown first dimension is the batch and becomes 1),
-    float32 inputs (int8 and uint8 too in a quantized model), external data beside the file, below 2 GiB.
+    float32 inputs (int8, uint8 and int16 too in a quantized model), external data beside the file, below 2 GiB.
     Functions are inlined, the opset raised to 21 where the converter manages it, and the passes of
     `frontend.passes.clean` applied; outputs equal the file's to float32 rounding. Ports that hold the state of an
     LSTM or GRU before and after a run become states (`frontend.recurrent_states`). Models of several inputs load;

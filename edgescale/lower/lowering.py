@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,14 +17,16 @@ from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import channels_last, stored_shape, view
 from edgescale.lower.passes import simplify
 from edgescale.lower.program import Port, Program
-from edgescale.lower.qdq import QDQ, fold_constant, parameters, units_of
+from edgescale.lower.qdq import QDQ, fold_constant, units_of
 from edgescale.lower.registry import HANDLERS, rule_of
 from edgescale.lower.states import States
+from edgescale.lower.types import check_types
 
 if TYPE_CHECKING:
     import onnx_ir
 
 _DOMAINS = ("", "ai.onnx")
+PortType = Literal["float32", "int8", "uint8", "int16"]
 
 
 def lower(ir: onnx_ir.Model, name: str) -> Program:
@@ -77,6 +78,7 @@ class _Lowering:
         for node in self.graph:
             if id(node) in self.context.needed and id(node) not in self.context.done:
                 self._lower_node(node)
+        check_types(self.context, self.context.layers, self._refuse)
         outputs = self._outputs()
         kept = self.states.finish(self.context, self._refuse) if not self.errors else ()
         if self.errors:
@@ -146,9 +148,6 @@ class _Lowering:
             axes = tuple(range(len(shape))) if as_given else channels_last(len(shape))
             dtype = _port_dtype(value)
             units = None
-            if dtype == "int16":
-                self._read_int16(value, name, shape, axes)
-                continue
             if dtype != "float32":
                 units = self._input_units(value)
                 if units is None:
@@ -162,26 +161,6 @@ class _Lowering:
                 self.states.inputs[name] = port
             else:
                 self.inputs.append(port)
-
-    def _read_int16(self, value: onnx_ir.Value, name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
-        """An input of int16, which only states have: the vector that a recurrent layer carries from run to run."""
-        reader = next((use.node for use in value.uses() if use.node.op_type == "DequantizeLinear"), None)
-        if name not in self.states.inputs or reader is None:
-            self._refuse(
-                f"input {name!r}: rule: an int16 input is a state that DequantizeLinear reads; found another one"
-            )
-            self.unknown.add(name)
-            return
-        try:
-            scale = parameters(self.context, reader)[0]
-        except NodeError:
-            self.unknown.add(name)  # the node says so itself when its turn comes
-            return
-        made = self.context.tensor(name, stored_shape(shape, axes), None)
-        made = dataclasses.replace(made, dtype="int16", scale=float(scale.reshape(-1)[0]))
-        self.context.tensors[made.name] = made
-        self.context.values[name] = Value(made.name, view(shape, axes))
-        self.states.inputs[name] = Port(name, made.name, shape, axes, "int16")
 
     def _input_units(self, value: onnx_ir.Value) -> Units | None:
         """Units of an integer input: those of the first DequantizeLinear it reaches through what moves elements."""
@@ -197,15 +176,15 @@ class _Lowering:
                         return units_of(self.context, use.node)
                     except NodeError as rejection:
                         # The node says so itself when its turn comes.
-                        return (1.0, 0) if rejection.rule else None
+                        return Units(1.0, 0) if rejection.rule else None
                 if use.node.op_type in _MOVES:
                     waiting.append(use.node.outputs[0])
-        return None if value.uses() else (1.0, 0)
+        return None if value.uses() else Units(1.0, 0)
 
     def _input_shape(self, value: onnx_ir.Value) -> tuple[int, ...] | None:
         if _port_dtype(value) is None:
             found = value.dtype.name.lower() if value.dtype is not None else "none"
-            self._refuse(f"input {value.name!r}: rule: graph inputs are float32, int8 or uint8; found {found}")
+            self._refuse(f"input {value.name!r}: rule: graph inputs are float32, int8, uint8 or int16; found {found}")
             return None
         if value.shape is None or len(value.shape) == 0:
             self._refuse(f"input {value.name!r}: rule: graph inputs have a shape with a batch axis; found none")
@@ -273,6 +252,11 @@ class _Lowering:
     def _refuse(self, message: str) -> None:
         self.errors.append(message)
 
+    def _holds(self, held: Value, dtype: PortType) -> bool:
+        """Whether a value is stored as a port of integers gives it."""
+        units = self.context.units(held)
+        return units is not None and units.dtype == ("int16" if dtype == "int16" else "int8")
+
     def _outputs(self) -> list[Port]:
         ports = []
         for value in self.graph.outputs:
@@ -285,10 +269,10 @@ class _Lowering:
             producer = value.producer()
             held = self.context.values[name]
             dtype = _port_dtype(value)
-            if dtype in (None, "int16") or (dtype != "float32" and not self.context.is_int8(held)):
+            if dtype is None or (dtype != "float32" and not self._holds(held, dtype)):
                 found = value.dtype.name.lower() if value.dtype is not None else "none"
                 self._refuse(
-                    f"output {name!r}: rule: graph outputs are float32, or int8 or uint8 behind QuantizeLinear; "
+                    f"output {name!r}: rule: graph outputs are float32, or int8, uint8 or int16 behind QuantizeLinear; "
                     f"found {found}"
                 )
                 continue
@@ -306,11 +290,9 @@ class _Lowering:
         return ports
 
 
-def _port_dtype(value: onnx_ir.Value) -> Literal["float32", "int8", "uint8", "int16"] | None:
+def _port_dtype(value: onnx_ir.Value) -> PortType | None:
     """The type of a graph input or output, float32 where none is noted; None for one that no tensor holds."""
-    known: dict[str, Literal["float32", "int8", "uint8", "int16"]] = {
-        "FLOAT": "float32", "INT8": "int8", "UINT8": "uint8", "INT16": "int16",
-    }  # fmt: skip
+    known: dict[str, PortType] = {"FLOAT": "float32", "INT8": "int8", "UINT8": "uint8", "INT16": "int16"}
     return "float32" if value.dtype is None else known.get(value.dtype.name)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgescale.lower.attributes import integer
 from edgescale.lower.constants import Constant
-from edgescale.lower.context import Context, Units, Value
+from edgescale.lower.context import Context, Units, Value, units_of_tensor
 from edgescale.lower.errors import NodeError
 from edgescale.lower.fixedpoint16 import saturate16
 from edgescale.lower.integer import rescaling
@@ -185,13 +185,13 @@ class RecurrentNode:
         if self.directions > 1:
             source = self._part(f"{name}/part", source, shape, direction)
         held = self.context.tensors[source]
-        if units is None or (held.dtype == "int8" and (held.scale, held.zero_point) == units[:2]):
+        if units is None or units_of_tensor(held) == units:
             return source
         made = self.context.tensor(name, shape, units)
         if held.dtype == "float32":
             self.context.layers.append(Quantize(f"{self.label}/quantize", (source,), made.name))
         else:
-            scaling = rescaling(held.scale, units[0])
+            scaling = rescaling(held.scale, units.scale, held.dtype)
             self.context.layers.append(Rescale(f"{self.label}/rescale", (source,), made.name, scaling, (-128, 127)))
         return made.name
 
@@ -261,7 +261,7 @@ class RecurrentNode:
         self, direction: int, units: Units | None, others: Sequence[str], kind: type[Recurrent], **fields: Any
     ) -> None:
         """Append the layer of one direction."""
-        if units is None and self._input_is_int8():
+        if units is None and self.context.is_integer(self.value):
             self.value, self._source = self.context.real(self.value, self.node), None
         value = self._output(0) if self.sequence else self._output(1)
         name = str(value.name) if value is not None else f"{self.label}/output"

@@ -78,7 +78,7 @@ def integer_product(stack: Stack, source: Units) -> Product:
         steps: Real = exact.astype(np.float64)
     else:
         real = np.broadcast_to(stack.bias.real(), scales.shape)
-        integers, scales, steps = fit_bias(integers, scales, source[0], real)
+        integers, scales, steps = fit_bias(integers, scales, source[0], real, 2.0**30)
     factors = np.float32(source[0]) * scales.astype(np.float32) / np.float32(GATE_SCALE)
     every = requant(factors.tolist())
     bias = check_accumulator(integers, steps, source[1], every)

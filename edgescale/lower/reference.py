@@ -15,6 +15,7 @@ from edgescale.core.errors import UsageError
 from edgescale.lower import reference_conv, reference_elementwise, reference_recurrent, reference_reduce
 from edgescale.lower.ports import from_stored, to_stored
 from edgescale.lower.program import (
+    LIMITS,
     Add,
     Array,
     Concat,
@@ -22,6 +23,7 @@ from edgescale.lower.program import (
     DepthwiseConv2D,
     Dequantize,
     FullyConnected,
+    InterpolatedLut,
     Layer,
     Lut,
     Mean,
@@ -52,7 +54,7 @@ def _concat(layer: Concat, inputs: list[Array], tensors: list[Tensor], out: Tens
         if scaling is None:
             parts.append(value)
             continue
-        step = Rescale(layer.name, (tensor.name,), out.name, scaling, (-128, 127))
+        step = Rescale(layer.name, (tensor.name,), out.name, scaling, LIMITS[out.dtype])
         parts.append(reference_elementwise.rescale(step, [value], [tensor], out))
     return np.concatenate(parts, axis=layer.axis)
 
@@ -84,6 +86,7 @@ KERNELS: dict[type[Layer], Kernel] = {
     Add: reference_elementwise.add,
     Mul: reference_elementwise.mul,
     Lut: reference_elementwise.lut,
+    InterpolatedLut: reference_elementwise.interpolated_lut,
     Unary: reference_elementwise.unary,
     Rescale: reference_elementwise.rescale,
     Quantize: reference_elementwise.quantize,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edgescale.lower.constants import Constant, Real
-from edgescale.lower.context import Context, Units, Value
+from edgescale.lower.context import Context, Units, Value, units_of_tensor
 from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import clamp_of
 from edgescale.lower.layout import Shape, View
@@ -53,7 +53,7 @@ class Sink:
         made = Value(tensor.name, view)
         context.values[self.value] = made
         context.done.update(id(node) for node in self.absorbed)
-        if tensor.dtype == "int8" and self.units == (tensor.scale, tensor.zero_point):
+        if self.units is not None and self.units == units_of_tensor(tensor):
             for node in self.quantizers:
                 context.values[str(node.outputs[0].name)] = made
                 context.done.add(id(node))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,10 @@ import numpy as np
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.core.state import StateSpec
-from edgescale.lower.context import Context, Value
+from edgescale.lower.context import Context, Value, units_of_tensor
 from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import view
-from edgescale.lower.program import Array, Port, Reshape, Slice, State, Tensor, Transpose
+from edgescale.lower.program import Array, Port, Reshape, Slice, State, Transpose
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -70,12 +69,11 @@ class States:
         node = next(iter(self.graph))
         if source.dtype == "float32":
             held = context.real(held, node)
-        elif _units(context.tensors[held.tensor]) != _units(source):
-            raise NodeError(f"units {_units(source)}, then {_units(context.tensors[held.tensor])}")
+        elif context.units(held) != units_of_tensor(source):
+            raise NodeError(f"units {tuple(units_of_tensor(source) or ())}, then {tuple(context.units(held) or ())}")
         out = context.arrange(held, view(port.shape, port.axes), source.shape, node)
         if out != source.name and (self._root(context, out) in self._given(context) or out in taken):
-            copied = dataclasses.replace(source, name=context.fresh(f"{spec.output}.copied"))
-            context.tensors[copied.name] = copied
+            copied = context.tensor(f"{spec.output}.copied", source.shape, context.units(held))
             whole = (0,) * len(source.shape)
             steps = (1,) * len(source.shape)
             context.layers.append(Slice(f"{spec.name}/copy", (out,), copied.name, begin=whole, step=steps))
@@ -93,10 +91,6 @@ class States:
         while name in reshaped:
             name = reshaped[name]
         return name
-
-
-def _units(tensor: Tensor) -> tuple[str, float, int]:
-    return tensor.dtype, tensor.scale, tensor.zero_point
 
 
 def _stored(initial: Array, port: Port) -> Array:

@@ -68,8 +68,8 @@ class Tensor:
 
     @property
     def quantized(self) -> bool:
-        """Whether the tensor holds 8-bit integers with a scale."""
-        return self.quantization is not None and self.kind in ("INT8", "UINT8", "INT4")
+        """Whether the tensor holds integers of up to 16 bits with a scale."""
+        return self.quantization is not None and self.kind in ("INT8", "UINT8", "INT4", "INT16")
 
 
 @dataclass(frozen=True)

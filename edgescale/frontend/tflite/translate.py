@@ -78,8 +78,8 @@ def _check_ports(file: File, where: str) -> None:
         if tensor.kind not in ELEMENTS or (tensor.kind != "FLOAT32" and not tensor.quantized):
             what = "" if tensor.kind not in ELEMENTS else " without a scale"
             raise UnsupportedModelError(
-                f"{where}: the input {tensor.name!r} is {tensor.kind.lower()}{what}; supported: float32, and int8 or "
-                "uint8 with a scale"
+                f"{where}: the input {tensor.name!r} is {tensor.kind.lower()}{what}; supported: float32, and int8, "
+                "uint8 or int16 with a scale"
             )
         open_axes = [axis for axis in tensor.dynamic if axis]
         if open_axes:

@@ -38,7 +38,7 @@ def var_handle(graph: Graph, op: Operator) -> None:
 
 @handles("READ_VARIABLE")
 def read_variable(graph: Graph, op: Operator) -> None:
-    """float32, or int8 or uint8 with a scale; the shape of the initial value, which CALL_ONCE assigns."""
+    """float32, or int8 or uint8 with a scale, not int16; the shape of the initial value, which CALL_ONCE assigns."""
     operands(graph, op, 1)
     made = result(graph, op)
     variable = _variable(graph, op)
@@ -111,6 +111,8 @@ def _variable(graph: Graph, op: Operator) -> Variable:
 def _initial(graph: Graph, handle: int, made: Tensor) -> np.ndarray:
     """The initial value of a variable as its port holds it: float32, or uint8."""
     name = graph.handles[handle]
+    if made.kind == "INT16":
+        raise Refusal("variables are float32, int8 or uint8", f"{name!r} of type int16")
     values: dict[str, Tensor] = {}
     for called in graph.file.called.values():
         values |= initial_values(called)
