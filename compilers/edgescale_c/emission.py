@@ -92,6 +92,10 @@ class Scope:
         kind = C_TYPES[self.out.dtype]
         return f"({kind} *)out" if self.by_pointer else f"({kind} *)(void *){self._address(self.out.name)}"
 
+    def update(self, index: int) -> str:
+        """C expression: address of an input that the layer overwrites."""
+        return f"({C_TYPES[self.source(index).dtype]} *)(void *){self._address(self.source(index).name)}"
+
     def write_at(self, offset: int) -> str:
         """C expression, void *: `offset` bytes above the output's start."""
         if self.by_pointer:

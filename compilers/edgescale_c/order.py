@@ -24,9 +24,10 @@ _MOST_SETS = 20_000
 def orders(program: Program, choices: Sequence[Choice]) -> list[Program]:
     """Other orders of a program that are worth planning: all where they are few, else the one that seems best.
 
-    Programs with states keep their order, which says when a state may be overwritten.
+    Programs with states keep their order, which says when a state may be overwritten; so do those with a layer that
+    updates one of its inputs, of which others read what was there before or after.
     """
-    if program.states:
+    if program.states or any(layer.updates for layer in program.layers):
         return []
     needs = _Needs(program, choices)
     found = _all(needs)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgescale.lower.program import Layer, Program, macs
-from edgescale_c import emit_elementwise, emit_s16, emit_slice, emit_spatial, emit_weighted
+from edgescale_c import emit_elementwise, emit_recurrent, emit_s16, emit_slice, emit_spatial, emit_weighted
 from edgescale_c.arrange import Arranged
 from edgescale_c.calls import Call
 from edgescale_c.constants import ConstantPool
@@ -18,7 +18,7 @@ from edgescale_c.names import layer_symbol
 from edgescale_c.skeleton import EmittedLayer
 
 # Importing them fills the registry.
-EMITTERS = (emit_elementwise, emit_s16, emit_slice, emit_spatial, emit_weighted)
+EMITTERS = (emit_elementwise, emit_recurrent, emit_s16, emit_slice, emit_spatial, emit_weighted)
 
 
 @dataclass
@@ -76,8 +76,9 @@ def emit_steps(arranged: Arranged, symbol: str, pool: ConstantPool) -> Steps:
 def _traffic(program: Program, layer: Layer) -> int:
     """Bytes of a layer's inputs, output and weights, each once: what it cannot do without moving."""
     held = sum(program.tensors[name].nbytes for name in (*layer.inputs, layer.output))
-    weights = getattr(layer, "weights", None)
-    if weights is None:
-        return held
-    bits = int(getattr(layer, "weight_bits", 8)) if weights.dtype == np.int8 else 8 * int(weights.itemsize)
-    return held - (-int(weights.size) * bits // 8) + int(getattr(layer, "bias", weights[:0]).nbytes)
+    for name in ("weights", "recurrent"):
+        weights = getattr(layer, name, None)
+        if weights is not None:
+            bits = int(getattr(layer, "weight_bits", 8)) if weights.dtype == np.int8 else 8 * int(weights.itemsize)
+            held += -(-int(weights.size) * bits // 8)
+    return held + sum(int(getattr(layer, name).nbytes) for name in ("bias", "recurrent_bias") if hasattr(layer, name))

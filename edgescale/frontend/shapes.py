@@ -71,7 +71,8 @@ def fix_batch(model: onnx.ModelProto, where: str) -> None:
         if len(values) == 1 and dims and dims[0].dim_value != 1:
             raise UnsupportedModelError(
                 f"{where}: the input {value.name!r} has the shape {[d.dim_value for d in dims]}, whose first dimension "
-                "is not 1. It must be the batch: export the model with batch 1 or a dynamic batch"
+                "is not 1. It must be the batch: export the model with batch 1 or a dynamic batch (recurrent layers of "
+                "PyTorch put the batch first with batch_first=True)"
             )
     del model.graph.value_info[:]
     for output in model.graph.output:

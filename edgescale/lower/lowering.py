@@ -296,7 +296,7 @@ def _port_dtype(value: onnx_ir.Value) -> PortType | None:
     return "float32" if value.dtype is None else known.get(value.dtype.name)
 
 
-_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split")
+_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split", "Gather")
 _CHANNEL_OPERATORS = (
     "Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization",
 )  # fmt: skip

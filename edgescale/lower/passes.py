@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgescale.lower.fixedpoint import requant
+from edgescale.lower.passes_recurrent import last_steps
 from edgescale.lower.program import (
     Add,
     Clamp,
@@ -39,6 +40,7 @@ def simplify(program: Program) -> Program:
         fold_padding,
         merge_reshapes,
         merge_slices,
+        last_steps,
         drop_unused,
         delay_updates,
     )
@@ -52,10 +54,11 @@ def drop_unused(program: Program) -> Program:
     wanted = set(program.results)
     kept: list[Layer] = []
     for layer in reversed(program.layers):
-        if layer.output in wanted:
+        if layer.output in wanted or wanted & set(layer.updates):
             kept.append(layer)
             wanted.update(layer.inputs)
     wanted.update(program.sources)
+    wanted.update(layer.output for layer in kept)
     tensors = {name: tensor for name, tensor in program.tensors.items() if name in wanted}
     return dataclasses.replace(program, layers=tuple(reversed(kept)), tensors=tensors)
 

@@ -101,7 +101,10 @@ Clamp = tuple[float, float]
 
 @dataclass(frozen=True)
 class Layer:
-    """One step. `name` is the node's name in the user's model; `nodes` all the nodes folded into it."""
+    """One step. `name` is the node's name in the user's model; `nodes` all the nodes folded into it.
+
+    Recurrent layers are in `program_recurrent`.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -112,6 +115,12 @@ class Layer:
     def op(self) -> str:
         """The layer's kind, as reports print it."""
         return type(self).__name__
+
+    @property
+    def updates(self) -> tuple[str, ...]:
+        """Inputs that the layer overwrites: layers behind it find there what it left. None is a state's input, a port
+        or read through another name."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -352,6 +361,8 @@ class Program:
 
 def macs(program: Program, layer: Layer) -> int:
     """Multiply-accumulates of one layer for one sample (weights times output positions)."""
+    from edgescale.lower.program_recurrent import Recurrent  # which builds on this module
+
     out = program.tensors[layer.output]
     if isinstance(layer, Conv2D):
         return out.size * int(np.prod(layer.weights.shape[1:]))
@@ -359,4 +370,6 @@ def macs(program: Program, layer: Layer) -> int:
         return out.size * int(np.prod(layer.weights.shape[:2]))
     if isinstance(layer, FullyConnected):
         return out.size * int(layer.weights.shape[1])
+    if isinstance(layer, Recurrent):
+        return program.tensors[layer.inputs[0]].shape[-2] * layer.step_macs()
     return 0

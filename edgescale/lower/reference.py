@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UsageError
-from edgescale.lower import reference_conv, reference_elementwise, reference_reduce
+from edgescale.lower import reference_conv, reference_elementwise, reference_recurrent, reference_reduce
 from edgescale.lower.ports import from_stored, to_stored
 from edgescale.lower.program import (
     LIMITS,
@@ -40,6 +40,7 @@ from edgescale.lower.program import (
     Transpose,
     Unary,
 )
+from edgescale.lower.program_recurrent import Gru, Initial, Lstm
 
 Kernel = Callable[[Any, list[Array], list[Tensor], Tensor], Array]
 
@@ -98,13 +99,29 @@ KERNELS: dict[type[Layer], Kernel] = {
     Reshape: _reshape,
     Transpose: _transpose,
     Slice: _slice,
+    Initial: reference_recurrent.initial,
 }
+
+UPDATING: dict[type[Layer], Callable[[Any, list[Array], list[Tensor], Tensor], tuple[Array, Array | None]]] = {
+    Lstm: reference_recurrent.lstm,
+    Gru: reference_recurrent.gru,
+}
+"""Layers with `updates`: output, and what they leave in the tensor they update."""
 
 
 def run_layer(program: Program, layer: Layer, inputs: list[Array]) -> Array:
     """Output of one layer for stored inputs [n, *shape[1:]]."""
-    tensors = [program.tensors[name] for name in layer.inputs]
-    return KERNELS[type(layer)](layer, inputs, tensors, program.tensors[layer.output])
+    return run_layer_whole(program, layer, inputs)[layer.output]
+
+
+def run_layer_whole(program: Program, layer: Layer, inputs: list[Array]) -> dict[str, Array]:
+    """All that one layer makes of stored inputs [n, *shape[1:]]: its output, and new values of what it updates."""
+    tensors, out = [program.tensors[name] for name in layer.inputs], program.tensors[layer.output]
+    if type(layer) not in UPDATING:
+        return {layer.output: KERNELS[type(layer)](layer, inputs, tensors, out)}
+    made, left = UPDATING[type(layer)](layer, inputs, tensors, out)
+    updated = {} if left is None else dict.fromkeys(layer.updates, left)
+    return {layer.output: made, **updated}
 
 
 def reset(program: Program) -> dict[str, Array]:
@@ -210,7 +227,7 @@ def _run_slice(program: Program, inputs: dict[str, Array], wanted: set[str]) -> 
     last_use = {name: index for index, layer in enumerate(program.layers) for name in layer.inputs}
     values: dict[str, Array] = dict(inputs)
     for index, layer in enumerate(program.layers):
-        values[layer.output] = run_layer(program, layer, [values[name] for name in layer.inputs])
+        values.update(run_layer_whole(program, layer, [values[name] for name in layer.inputs]))
         for name in set(layer.inputs):
             if last_use[name] == index and name not in wanted:
                 del values[name]

@@ -175,22 +175,23 @@ def _units_or_none(context: Context, quantizer: onnx_ir.Node) -> Units | None:
         return None
 
 
-def _readers(context: Context, value: onnx_ir.Value) -> list[tuple[onnx_ir.Node, int]]:
+def readers(context: Context, value: onnx_ir.Value) -> list[tuple[onnx_ir.Node, int]]:
+    """Nodes that read `value` and are needed, each with the input it is there."""
     return [(use.node, use.idx) for use in value.uses() if id(use.node) in context.needed]
 
 
 def _sole_reader(context: Context, value: onnx_ir.Value) -> onnx_ir.Node | None:
-    readers = _readers(context, value)
-    if value.is_graph_output() or len(readers) != 1:
+    found = readers(context, value)
+    if value.is_graph_output() or len(found) != 1:
         return None
-    node, index = readers[0]
+    node, index = found[0]
     # Bounds of a Clip are not its data.
     return node if index == 0 or node.op_type in ("Add", "Sub", "Mul", "Div") else None
 
 
 def _quantizers(context: Context, value: onnx_ir.Value) -> tuple[onnx_ir.Node, ...]:
     """The QuantizeLinear nodes that are the only readers of `value`; none where anything else reads it."""
-    readers = _readers(context, value)
-    if value.is_graph_output() or any(node.op_type != "QuantizeLinear" or index for node, index in readers):
+    found = readers(context, value)
+    if value.is_graph_output() or any(node.op_type != "QuantizeLinear" or index for node, index in found):
         return ()
-    return tuple(node for node, _ in readers)
+    return tuple(node for node, _ in found)

@@ -56,13 +56,13 @@ def integer_weights(
     integers, scales = weights.symmetric_int8(axis=0)
     scales = scales * gain
     units = source[0] * scales
-    exact = _exact_bias(bias, units)
+    exact = exact_bias(bias, units)
     if exact is not None and not np.any(offset):
         steps = exact.astype(np.float64)
     else:
         real = offset if bias is None else bias.real().reshape(-1) + offset
         largest = 2.0**40 if source.dtype == "int16" else 2.0**30
-        integers, scales, steps = _fit_bias(integers, scales, source[0], np.broadcast_to(real, scales.shape), largest)
+        integers, scales, steps = fit_bias(integers, scales, source[0], np.broadcast_to(real, scales.shape), largest)
     factors = source[0] * scales / output[0]
     if source.dtype == "int16":
         scaling = requant_wide(factors, "real" if single else "reduced")
@@ -79,7 +79,7 @@ def _stored_bits(weights: Constant, integers: npt.NDArray[np.int8]) -> int:
     return 4 if narrow and integers.min(initial=0) >= -8 and integers.max(initial=0) <= 7 else 8
 
 
-def _exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | None:
+def exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | None:
     """The integers of a bias that is already in `units`; None where it is not."""
     if bias is None or bias.scale is None:
         return None
@@ -89,7 +89,7 @@ def _exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | N
     return np.broadcast_to((bias.values.astype(np.int64) - zero).reshape(-1), units.shape)
 
 
-def _fit_bias(
+def fit_bias(
     integers: npt.NDArray[np.int8], scales: Real, scale_in: float, real: Real, largest: float
 ) -> tuple[npt.NDArray[np.int8], Real, Real]:
     """Biases as integers; a channel whose bias would exceed `largest` gets coarser weights.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgescale.core.model import Model
 from edgescale.core.progress import Progress, track
 from edgescale.core.state import decode_states
 from edgescale.quantize.histogram import Histogram
+from edgescale.quantize.recurrent_rules import CELL, HIDDEN, RECURRENT
 
 
 def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progress) -> dict[str, Histogram]:
@@ -27,17 +28,17 @@ def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progre
     source = _single_input(model, data)
     histograms = {name: Histogram() for name in values}
     computed = [name for name in values if name != source]
-    session = _session(model, computed)
+    stream = Stream(model, _session(model, computed))
     for index, sample in enumerate(track(data.batches(1), progress, "calibrating", len(data))):
-        outputs = session.run(computed, {source: sample}) if computed else []
-        arrays = dict(zip(computed, outputs, strict=True))
+        before = dict(stream.held)
+        arrays = stream.run(computed, {source: sample})
         if source in histograms:
             arrays[source] = sample
         for name, array in arrays.items():
             try:
                 histograms[name].update(array)
             except ValueError:
-                node = _first_broken(model, source, sample)
+                node = _first_broken(model, {source: sample, **before})
                 raise UnsupportedModelError(
                     f"{model.name}: {node} gives NaN or infinity for calibration sample {index}; the float model is "
                     "broken for this input"
@@ -45,10 +46,40 @@ def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progre
     return histograms
 
 
+def each_sample(model: Model, data: Dataset, values: Sequence[str]) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+    """The values named, sample by sample, as `collect` sees them."""
+    source = _single_input(model, data)
+    computed = [name for name in dict.fromkeys(values) if name != source]
+    stream = Stream(model, _session(model, computed))
+    for sample in data.batches(1):
+        yield {source: sample, **stream.run(computed, {source: sample})}
+
+
+class Stream:
+    """Runs of one session; a model's states go on from each to the next. `held`: state inputs before the next run."""
+
+    def __init__(self, model: Model, session: Any) -> None:
+        self._states = decode_states(model.ir.metadata_props, model.name)
+        self._session = session
+        self.held: dict[str, npt.NDArray[np.generic]] = {state.input: state.initial for state in self._states}
+
+    def run(
+        self, values: Sequence[str], feed: dict[str, npt.NDArray[np.generic]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """The values named, for one sample."""
+        left = [state.output for state in self._states]
+        wanted = [*values, *left]
+        outputs = self._session.run(wanted, {**feed, **self.held}) if wanted else []
+        found = dict(zip(wanted, outputs, strict=True))
+        self.held = {state.input: found[state.output] for state in self._states}
+        return {name: found[name] for name in values}
+
+
 def _single_input(model: Model, data: Dataset) -> str:
     if len(model.inputs) != 1:
         raise UsageError(f"{model.name} has {len(model.inputs)} inputs; calibration needs a model of one")
-    if decode_states(model.ir.metadata_props, model.name):
+    carried = {state.input for state in decode_states(model.ir.metadata_props, model.name)}
+    if carried - _of_recurrent_nodes(model):
         raise UsageError(
             f"{model.name} keeps state between inferences; calibration is of models without. Quantize it where it was "
             "trained, and give the quantized file"
@@ -62,6 +93,16 @@ def _single_input(model: Model, data: Dataset) -> str:
     if not len(data):
         raise UsageError(f"calibration data {data.name} holds no samples")
     return spec.name
+
+
+def _of_recurrent_nodes(model: Model) -> set[str]:
+    """Graph inputs that nothing but LSTM and GRU reads, as a state that they start from."""
+    found = set()
+    for value in model.ir.graph.inputs:
+        uses = list(value.uses())
+        if uses and all(use.node.op_type in RECURRENT and use.idx in (HIDDEN, CELL) for use in uses):
+            found.add(str(value.name))
+    return found
 
 
 def _session(model: Model, outputs: Sequence[str]) -> Any:
@@ -83,8 +124,8 @@ def _session(model: Model, outputs: Sequence[str]) -> Any:
         raise UnsupportedModelError(f"{model.name}: ONNX Runtime cannot run the float model: {reason}") from None
 
 
-def _first_broken(model: Model, source: str, sample: npt.NDArray[np.generic]) -> str:
-    """Name the first node in graph order with a NaN or infinite output for `sample`."""
+def _first_broken(model: Model, feed: dict[str, npt.NDArray[np.generic]]) -> str:
+    """Name the first node in graph order with a NaN or infinite output for the inputs `feed`."""
     import onnx_ir
 
     nodes = {}
@@ -92,10 +133,10 @@ def _first_broken(model: Model, source: str, sample: npt.NDArray[np.generic]) ->
         for value in node.outputs:
             if value.dtype == onnx_ir.DataType.FLOAT and value.name and (value.uses() or value.is_graph_output()):
                 nodes[value.name] = node
-    if not np.isfinite(sample).all():
+    if not all(np.isfinite(array).all() for array in feed.values()):
         return "the input"
     names = list(nodes)
-    results = _session(model, names).run(names, {source: sample})
+    results = _session(model, names).run(names, feed)
     for name, array in zip(names, results, strict=True):
         if not np.isfinite(array).all():
             return f"node {nodes[name].name!r} ({nodes[name].op_type})"

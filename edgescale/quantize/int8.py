@@ -51,6 +51,7 @@ def quantize_int8(model: Model, calibration: Dataset, recipe: Recipe, progress: 
     from edgescale.quantize.calibrate import collect
     from edgescale.quantize.plan import make_plan
     from edgescale.quantize.qdq import WriteQdq
+    from edgescale.quantize.recurrent import FinishRecurrent
 
     graph = model.ir.clone()
     CanonicalGemm()(graph)
@@ -65,7 +66,8 @@ def quantize_int8(model: Model, calibration: Dataset, recipe: Recipe, progress: 
         for found in [_units(group, histograms, recipe)]
         for value in group.members
     }
-    Sequential(WriteQdq(plan, units), common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass())(graph)
+    finish = FinishRecurrent(plan.nodes, model, calibration)
+    Sequential(WriteQdq(plan, units), finish, common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass())(graph)
     graph.metadata_props.update(
         {
             "edgescale.recipe": str(recipe),

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgescale.core.state import StateSpec
 from edgescale.frontend.tflite.reader import File, Quantization, Tensor
 
 Array = npt.NDArray[np.generic]
@@ -69,6 +70,9 @@ class Graph:
         self.handles: dict[int, str] = {}
         """Resource tensor -> variable."""
         self.variables: dict[str, Variable] = {}
+        self.state_ports: dict[int, str] = {}
+        """Variable tensor of a recurrent operator -> the ONNX input that holds it."""
+        self.recurrent_states: list[StateSpec] = []
         self._used: set[str] = set()
         self._labels: set[str] = set()
         self._values: dict[tuple[int, Layout, bool], str] = {}

@@ -20,7 +20,7 @@ HANDLERS: dict[str, Handler] = {}
 
 STATE = frozenset(
     {"SVDF", "LSTM", "RNN"}
-    | {"UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM"}
+    | {"UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM"}
     | {"BIDIRECTIONAL_SEQUENCE_RNN", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT", "HASHTABLE_SIZE"}
 )
 """Operators that remember something from one inference to the next in a form that is not read."""

@@ -16,7 +16,7 @@ from edgescale.frontend.tflite.graph import Graph, Refusal, Variable
 from edgescale.frontend.tflite.reader import File, Operator, Tensor
 from edgescale.frontend.tflite.registry import activation, handles, operands, result, same_kind
 
-_TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
+_TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int16": TensorProto.INT16}
 
 
 @handles("CALL_ONCE")
@@ -66,8 +66,8 @@ def assign_variable(graph: Graph, op: Operator) -> None:
 
 
 def finish_states(graph: Graph) -> list[StateSpec]:
-    """Give the states their outputs, once all operators are there; the states in the order of their handles."""
-    states = []
+    """Give the states their outputs, once all operators are there: those of recurrent operators, then variables."""
+    states = list(graph.recurrent_states)
     for name, variable in graph.variables.items():
         if variable.read is None:
             continue  # never seen by anyone before it is overwritten
