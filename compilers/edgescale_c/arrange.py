@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgescale_c.liveness import moves_nothing, places
 from edgescale_c.order import orders
 from edgescale_c.planner import Plan, plan
 from edgescale_c.schedule import Timetable, extra_macs, moved_bytes
+from edgescale_c.staging import STACK_RESERVE, Flash, savings, staged
 from edgescale_c.states import Place
 from edgescale_c.stripes import Striped
 
@@ -76,12 +77,33 @@ def describe_region(program: Program, table: Timetable) -> dict[str, Any]:
     }
 
 
-def arrange(program: Program, family: str, memory: Memory, alignment: int = 1, overlap: bool = True) -> Arranged:
-    """Arrange a program for kernels of `family`. See `generate` for the rest."""
+def arrange(
+    program: Program,
+    family: str,
+    memory: Memory,
+    alignment: int = 1,
+    overlap: bool = True,
+    flash: Flash | None = None,
+) -> Arranged:
+    """Arrange a program for kernels of `family`. flash: that of the device, where it is known. See `generate`."""
     from edgescale_c.smallest import smallest
 
     plain = placed(Striped.plain(program), family, memory, alignment, overlap)
     for other in orders(program, plain.choices):
         found = placed(Striped.plain(other), family, memory, alignment, overlap)
         plain = min(plain, found, key=lambda arranged: arranged.plan.arena_bytes)
-    return smallest(plain, family, alignment) if memory == "smallest" and overlap else plain
+    if memory == "smallest" and overlap:
+        return smallest(plain, family, alignment)
+    return _fastest(plain, flash, alignment, overlap) if memory == "fastest" and flash is not None else plain
+
+
+def _fastest(plain: Arranged, flash: Flash, alignment: int, overlap: bool) -> Arranged:
+    """Weights staged in RAM where that saves time, the least worthwhile given up until the arena fits the device."""
+    saved = savings(plain.program, plain.choices, flash)
+    while saved:
+        choices = staged(plain.choices, plain.program, list(saved))
+        found = plan(plain.program, alignment, overlap, choices, plain.striped.places)
+        if found.arena_bytes + STACK_RESERVE <= flash.ram:
+            return replace(plain, choices=choices, plan=found)
+        del saved[min(saved, key=lambda index: saved[index] / choices[index].staged)]
+    return plain

@@ -66,11 +66,12 @@ class CBackend:
         target whose kernel family does not exist."""
         from edgescale.lower import lower_file
         from edgescale_c.generate import generate
+        from edgescale_c.staging import flash_of
 
         program = lower_file(variant.path, variant.name)
         # Not shortened: models of one image must not share a symbol.
         symbol = identifier(variant.name, len(variant.name))
-        made = generate(program, symbol, firmware_root(), target.core.kernels, memory=memory)
+        made = generate(program, symbol, firmware_root(), target.core.kernels, memory=memory, flash=flash_of(target))
         for name, text in made.files.items():
             write_whole(out / name, text)
         write_whole(out / "artifact.json", json.dumps(made.meta, indent=1) + "\n")

@@ -46,6 +46,8 @@ class Scope:
     """The layer's kernel."""
     index: int = 0
     """Of the layer in the program."""
+    prelude: list[str] = field(default_factory=list)
+    """Statements that have to come before the layer's body."""
     by_pointer: bool = False
     """Whether the function gets the addresses of its tensors as arguments: in0, in1, ..., out, scratch."""
 
@@ -131,6 +133,17 @@ class Scope:
     def constant(self, name: str, values: Table) -> str:
         """C name of a table."""
         return self.pool.add(f"{self.prefix}_{name}", values)
+
+    def weights(self, values: Table, kind: str) -> str:
+        """C expression, pointer to `kind`: the layer's table of weights, or its copy in RAM where that is staged."""
+        name = self.constant("weights", values)
+        if not self.choice.staged:
+            return name
+        if values.nbytes != self.choice.staged:
+            raise ValueError(f"{self.where}: {self.choice.staged} bytes staged for weights of {values.nbytes}")
+        place = self._address(scratch_name(self.index), self.choice.scratch - self.choice.staged)
+        self.prelude.append(f"__builtin_memcpy({place}, {name}, {values.nbytes});")
+        return f"(const {kind} *)(const void *){place}"
 
     def requant(self, scaling: Requant | None, bound: int, clamp: Clamp, name: str = "q") -> str:
         """Declaration of an `es_requant` called `name`, for accumulators of magnitude at most `bound`."""

@@ -86,7 +86,7 @@ def _gemm(scope: Scope, layer: Conv2D, geometry: Window, wide: bool) -> tuple[st
         values = pack.wide_bias(folded, rows) if wide else pack.pair_bias(folded)
         scales, bias = _scales(scope, layer), scope.constant("bias", values)
     gemm = (
-        f"{{.gemm = {kernel}, .weights = {scope.constant('weights', words)}, .bias = {bias}, .scales = {scales}, "
+        f"{{.gemm = {kernel}, .weights = {scope.weights(words, 'uint32_t')}, .bias = {bias}, .scales = {scales}, "
         f".rounding = {_rounding(scope)}, .tap_pairs = {words.shape[1]}, .in_c = {geometry.in_c // layer.groups}, "
         f".out_c = {geometry.out_c // layer.groups}}}"
     )

@@ -17,6 +17,7 @@ from edgescale_c.emission import C_TYPES
 from edgescale_c.firmware import needed_headers
 from edgescale_c.liveness import scratch_name
 from edgescale_c.planner import Plan
+from edgescale_c.staging import Flash
 from edgescale_c.states import copied
 from edgescale_c.steps import emit_steps
 from edgescale_c.verifier import Workspace, verify
@@ -39,15 +40,17 @@ def generate(
     alignment: int = 1,
     overlap: bool = True,
     memory: Memory = "balanced",
+    flash: Flash | None = None,
 ) -> Generated:
     """C99 of `program` under the name `symbol` (a C identifier), with the headers it needs.
 
     alignment: bytes to which buffers are aligned in the arena; overlap: whether outputs may reach into
-    inputs that die; memory: what the arrangement is to be good at. Raises UnsupportedModelError naming node, rule
+    inputs that die; memory: what the arrangement is to be good at; flash: that of the device, which
+    "fastest" has to know. Raises UnsupportedModelError naming node, rule
     and value for a layer without a kernel.
     """
     _check(program)
-    arranged = arrange(program, family, memory, alignment, overlap)
+    arranged = arrange(program, family, memory, alignment, overlap, flash)
     program, choices, placed = arranged.program, arranged.choices, arranged.plan
     offsets = {name: placed.offset(name) for name in program.tensors}
     workspaces = {

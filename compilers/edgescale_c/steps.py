@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,9 @@ def emit_steps(arranged: Arranged, symbol: str, pool: ConstantPool) -> Steps:
         layer, choice, origin = program.layers[index], arranged.choices[index], arranged.striped.origin[index]
         shared = stripes[origin, layer.op] > 1
         name = layer_symbol(symbol, index, layer.name)
-        scope = Scope(program, arranged.plan, pool, symbol, layer, name, choice, index, shared)
+        scope = Scope(program, arranged.plan, pool, symbol, layer, name, choice, index, by_pointer=shared)
         code = REGISTRY.emit(scope)
+        code = replace(code, body=(*scope.prelude, *code.body))
         arguments = scope.arguments(code.body) if shared else ()
         if (origin, code.body) not in known:
             known[origin, code.body] = len(steps.functions)
