@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -108,3 +110,20 @@ def test_every_core_equals_the_reference(harness, core, request, monkeypatch):
     assert len(np.unique(got[3:])) > 10
     dsp = {"conv2d_s16_dsp_2x2", "fully_connected_s16_dsp"}
     assert (dsp <= {row["kernel"] for row in made.meta["layers"]}) == (target.core.kernels == "dsp")
+
+
+@pytest.mark.parametrize(
+    ("family", "core"), [("scalar", "cortex-m0plus"), ("scalar", "cortex-m3"), ("dsp", "cortex-m4")]
+)
+def test_gcc_warns_of_nothing_and_needs_no_library(harness, family, core):
+    if not shutil.which("arm-none-eabi-gcc"):
+        pytest.skip("arm-none-eabi-gcc is not installed")
+    folder = harness.new_folder()
+    harness.write([odd_net(harness)], folder, family=family)
+    for level in ("-O2", "-O3", "-Os"):
+        harness.compile(
+            folder, level, f"-mcpu={core}", "-mthumb", "-ffreestanding", "-c", compiler=["arm-none-eabi-gcc"],
+            source="es_p0.c", output="p.o",
+        )  # fmt: skip
+        undefined = subprocess.run(["arm-none-eabi-nm", "-u", "p.o"], cwd=folder, capture_output=True, text=True)
+        assert set(undefined.stdout.replace(" U ", "").split()) <= {"memcpy", "memset"}, undefined.stdout

@@ -1,9 +1,9 @@
 /* int16 convolution and fully connected layers with int8 weights for the DSP extension: two products an instruction.
  *
- * Weights [O, taps]: of four taps the bytes 0, 2, 1, 3, so that SXTB16 unpacks neighbours; the last taps, fewer than four,
- * in order. A convolution gathers the taps of up to two pixels of a row, zeros for those outside the image, and then
- * writes their channels in pairs; a 1x1 one reads them where they are. The memory planner relies on no more than the
- * order of the scalar kernel. */
+ * Weights [O, taps]: of four taps the bytes 0, 2, 1, 3, so that SXTB16 unpacks neighbours; the last taps, fewer than
+ * four, in order. A convolution gathers the taps of up to two pixels of a row, zeros for those outside the image, and
+ * then writes their channels in pairs; a 1x1 one reads them where they are. The memory planner relies on no more than
+ * the order of the scalar kernel. */
 #ifndef ES_CONV2D_DSP_S16_H
 #define ES_CONV2D_DSP_S16_H
 
@@ -12,7 +12,7 @@
 
 /* As es_dot_s16. */
 ES_INLINE void es_dot_dsp_s16(const int16_t *x, int32_t x_step, const int8_t *w, int32_t w_step, int32_t count,
-                              int32_t pixels, int32_t channels, int32_t wide, es_sums *s)
+                              int32_t pixels, int32_t channels, int32_t wide, es_sums_s16 *s)
 {
     ES_UNROLL_NOT
     while (count > 0) {
@@ -24,7 +24,8 @@ ES_INLINE void es_dot_dsp_s16(const int16_t *x, int32_t x_step, const int8_t *w,
         for (int32_t i = 0; i < whole; i += 4) {
             const uint32_t w0 = es_load_word(w + i), w0_low = es_sxtb16(w0), w0_high = es_sxtb16_odd(w0);
             const uint32_t w1 = channels == 2 ? es_load_word(w + w_step + i) : 0u;
-            const uint32_t w1_low = channels == 2 ? es_sxtb16(w1) : 0u, w1_high = channels == 2 ? es_sxtb16_odd(w1) : 0u;
+            const uint32_t w1_low = channels == 2 ? es_sxtb16(w1) : 0u;
+            const uint32_t w1_high = channels == 2 ? es_sxtb16_odd(w1) : 0u;
             const uint32_t x_low = es_load_halves(x + i), x_high = es_load_halves(x + i + 2);
             a0 = es_smlad(x_high, w0_high, es_smlad(x_low, w0_low, a0));
             if (channels == 2)
@@ -44,7 +45,7 @@ ES_INLINE void es_dot_dsp_s16(const int16_t *x, int32_t x_step, const int8_t *w,
         for (int32_t i = whole; i < run; i++)
             es_mac_s16(x + i, x_step, w + i, w_step, pixels, channels, s->part);
         if (wide)
-            es_sums_flush(s);
+            es_sums_flush_s16(s);
         x += run;
         w += run;
         count -= run;
@@ -85,19 +86,20 @@ ES_INLINE void es_gemm_dsp_s16(const int16_t *x, int32_t x_step, const es_window
     ES_UNROLL_NOT
     for (int32_t c = 0; c < g->out_c; c += 2) {
         const int32_t channels = es_min_s32(g->out_c - c, 2);
-        es_sums s;
-        es_sums_start(&s, es_bias_s16(k, q->wide, c), channels == 2 ? es_bias_s16(k, q->wide, c + 1) : 0, q->wide);
+        es_sums_s16 s;
+        es_sums_start_s16(&s, es_bias_s16(k, q->wide, c), channels == 2 ? es_bias_s16(k, q->wide, c + 1) : 0,
+                          q->wide);
         if (channels == 2)
             es_dot_dsp_s16(x, x_step, k->weights + c * taps, taps, taps, pixels, 2, q->wide, &s);
         else
             es_dot_dsp_s16(x, x_step, k->weights + c * taps, taps, taps, pixels, 1, q->wide, &s);
-        y[c] = es_reduced_s16(es_sum(&s, 0, q->wide), c, q);
+        y[c] = es_reduced_s16(es_sum_s16(&s, 0, q->wide), c, q);
         if (channels == 2)
-            y[c + 1] = es_reduced_s16(es_sum(&s, 1, q->wide), c + 1, q);
+            y[c + 1] = es_reduced_s16(es_sum_s16(&s, 1, q->wide), c + 1, q);
         if (pixels == 2) {
-            y[g->out_c + c] = es_reduced_s16(es_sum(&s, 2, q->wide), c, q);
+            y[g->out_c + c] = es_reduced_s16(es_sum_s16(&s, 2, q->wide), c, q);
             if (channels == 2)
-                y[g->out_c + c + 1] = es_reduced_s16(es_sum(&s, 3, q->wide), c + 1, q);
+                y[g->out_c + c + 1] = es_reduced_s16(es_sum_s16(&s, 3, q->wide), c + 1, q);
         }
     }
 }
@@ -143,8 +145,9 @@ ES_INLINE void es_fully_connected_dsp_s16(const int16_t *in, int16_t *out, int32
         ES_UNROLL_NOT
         for (int32_t c = 0; c < out_c; c += 2) {
             const int32_t channels = es_min_s32(out_c - c, 2);
-            es_sums s;
-            es_sums_start(&s, es_bias_s16(k, q->wide, c), channels == 2 ? es_bias_s16(k, q->wide, c + 1) : 0, q->wide);
+            es_sums_s16 s;
+            es_sums_start_s16(&s, es_bias_s16(k, q->wide, c), channels == 2 ? es_bias_s16(k, q->wide, c + 1) : 0,
+                              q->wide);
             if (channels == 2)
                 es_dot_dsp_s16(x, 0, k->weights + c * in_c, in_c, in_c, 1, 2, q->wide, &s);
             else
@@ -152,7 +155,7 @@ ES_INLINE void es_fully_connected_dsp_s16(const int16_t *in, int16_t *out, int32
             /* One copy of the rescaling serves both. */
             ES_UNROLL_NOT
             for (int32_t i = 0; i < channels; i++)
-                y[c + i] = es_real_s16(es_sum(&s, i, q->wide), c + i, q);
+                y[c + i] = es_real_s16(es_sum_s16(&s, i, q->wide), c + i, q);
         }
     }
 }

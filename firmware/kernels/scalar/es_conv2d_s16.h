@@ -34,8 +34,9 @@ ES_INLINE void es_conv2d_tile_s16(const int16_t *in, int32_t iy, int32_t ix, con
     const int32_t joined = g->dilation_w == 1 && g->groups == 1;
     const int32_t count = joined ? (columns.to - columns.from) * depth : depth;
     const int32_t last = joined ? es_min_s32(columns.from + 1, columns.to) : columns.to;
-    es_sums s;
-    es_sums_start(&s, es_bias_s16(k, q->wide, c), channels == 2 ? es_bias_s16(k, q->wide, c + 1) : 0, q->wide);
+    es_sums_s16 s;
+    es_sums_start_s16(&s, es_bias_s16(k, q->wide, c), channels == 2 ? es_bias_s16(k, q->wide, c + 1) : 0,
+                      q->wide);
     ES_UNROLL_NOT
     for (int32_t ky = rows.from; ky < rows.to; ky++) {
         const int32_t row = (iy + ky * g->dilation_h) * g->in_w + ix;
@@ -45,13 +46,13 @@ ES_INLINE void es_conv2d_tile_s16(const int16_t *in, int32_t iy, int32_t ix, con
             es_dot_s16(in + (row + kx * g->dilation_w) * g->in_c, g->stride_w * g->in_c, w + kx * depth, w_step, count,
                        pixels, channels, q->wide, &s);
     }
-    y[c] = es_reduced_s16(es_sum(&s, 0, q->wide), c, q);
+    y[c] = es_reduced_s16(es_sum_s16(&s, 0, q->wide), c, q);
     if (channels == 2)
-        y[c + 1] = es_reduced_s16(es_sum(&s, 1, q->wide), c + 1, q);
+        y[c + 1] = es_reduced_s16(es_sum_s16(&s, 1, q->wide), c + 1, q);
     if (pixels == 2) {
-        y[g->out_c + c] = es_reduced_s16(es_sum(&s, 2, q->wide), c, q);
+        y[g->out_c + c] = es_reduced_s16(es_sum_s16(&s, 2, q->wide), c, q);
         if (channels == 2)
-            y[g->out_c + c + 1] = es_reduced_s16(es_sum(&s, 3, q->wide), c + 1, q);
+            y[g->out_c + c + 1] = es_reduced_s16(es_sum_s16(&s, 3, q->wide), c + 1, q);
     }
 }
 
@@ -153,8 +154,8 @@ ES_INLINE void es_depthwise_any_pixel_s16(const int16_t *in, int32_t iy, int32_t
         ES_UNROLL_NOT
         for (int32_t m = 0; m < multiplier; m++) {
             const int32_t c = ic * multiplier + m;
-            es_sums s;
-            es_sums_start(&s, es_bias_s16(k, q->wide, c), 0, q->wide);
+            es_sums_s16 s;
+            es_sums_start_s16(&s, es_bias_s16(k, q->wide, c), 0, q->wide);
             ES_UNROLL_NOT
             for (int32_t ky = rows.from; ky < rows.to; ky++) {
                 const int32_t first = ((iy + ky * g->dilation_h) * g->in_w + ix) * g->in_c + ic;
@@ -164,10 +165,10 @@ ES_INLINE void es_depthwise_any_pixel_s16(const int16_t *in, int32_t iy, int32_t
                     s.part[0] += in[first + kx * g->dilation_w * g->in_c] * w[kx * g->out_c];
                     /* A row may be longer than what 32 bits hold. */
                     if (q->wide)
-                        es_sums_flush(&s);
+                        es_sums_flush_s16(&s);
                 }
             }
-            y[c] = es_reduced_s16(es_sum(&s, 0, q->wide), c, q);
+            y[c] = es_reduced_s16(es_sum_s16(&s, 0, q->wide), c, q);
         }
     }
 }

@@ -12,9 +12,9 @@
 typedef struct {
     int64_t total[4];
     int32_t part[4];
-} es_sums;
+} es_sums_s16;
 
-ES_INLINE void es_sums_start(es_sums *s, int64_t bias0, int64_t bias1, int32_t wide)
+ES_INLINE void es_sums_start_s16(es_sums_s16 *s, int64_t bias0, int64_t bias1, int32_t wide)
 {
     ES_UNROLL_FULL
     for (int32_t i = 0; i < 4; i++) {
@@ -24,7 +24,7 @@ ES_INLINE void es_sums_start(es_sums *s, int64_t bias0, int64_t bias1, int32_t w
     }
 }
 
-ES_INLINE void es_sums_flush(es_sums *s)
+ES_INLINE void es_sums_flush_s16(es_sums_s16 *s)
 {
     ES_UNROLL_FULL
     for (int32_t i = 0; i < 4; i++) {
@@ -33,7 +33,7 @@ ES_INLINE void es_sums_flush(es_sums *s)
     }
 }
 
-ES_INLINE int64_t es_sum(const es_sums *s, int32_t i, int32_t wide)
+ES_INLINE int64_t es_sum_s16(const es_sums_s16 *s, int32_t i, int32_t wide)
 {
     return wide ? s->total[i] + s->part[i] : (int64_t)s->part[i];
 }
@@ -77,7 +77,7 @@ ES_INLINE void es_dot_pair_s16(const int16_t *x, const int8_t *w, int32_t w_step
 
 /* `count` products along a run. */
 ES_INLINE void es_dot_s16(const int16_t *x, int32_t x_step, const int8_t *w, int32_t w_step, int32_t count,
-                          int32_t pixels, int32_t channels, int32_t wide, es_sums *s)
+                          int32_t pixels, int32_t channels, int32_t wide, es_sums_s16 *s)
 {
     ES_UNROLL_NOT
     while (count > 0) {
@@ -98,7 +98,7 @@ ES_INLINE void es_dot_s16(const int16_t *x, int32_t x_step, const int8_t *w, int
                 es_mac_s16(x + i, x_step, w + i, w_step, pixels, channels, s->part);
         }
         if (wide)
-            es_sums_flush(s);
+            es_sums_flush_s16(s);
         x += run;
         w += run;
         count -= run;
