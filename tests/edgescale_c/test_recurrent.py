@@ -148,9 +148,9 @@ void every(int32_t *out);
 void every(int32_t *out)
 {
     for (int32_t a = -32768; a < 32768; a++) {
-        *out++ = es_logistic_s16(a);
+        *out++ = es_gate_logistic(a);
         for (int32_t bits = 0; bits < 7; bits++)
-            *out++ = es_tanh_inline_s16(a, bits);
+            *out++ = es_gate_tanh_inline(a, bits);
     }
 }
 """

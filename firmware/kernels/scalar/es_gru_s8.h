@@ -27,10 +27,10 @@ ES_INLINE void es_gru_step_late_s8(const int8_t *x, const int8_t *h, int16_t *s,
         int32_t gate[4], back[4];
         es_product_rows_s8(&p->ahead, x, 3 * u, 0, 3, gate);
         es_product_rows_s8(&p->back, h, 3 * u, 0, 3, back);
-        const int32_t z = es_logistic_s16(es_saturate_s16(es_saturate_s16(gate[0]) + back[0]));
-        const int32_t r = es_logistic_s16(es_saturate_s16(es_saturate_s16(gate[1]) + back[1]));
+        const int32_t z = es_gate_logistic(es_saturate_s16(es_saturate_s16(gate[0]) + back[0]));
+        const int32_t r = es_gate_logistic(es_saturate_s16(es_saturate_s16(gate[1]) + back[1]));
         const int32_t third = es_rounding_shift(r * es_saturate_s16(back[2]), 15);
-        const int32_t n = es_tanh_s16(es_saturate_s16(es_saturate_s16(gate[2]) + third));
+        const int32_t n = es_gate_tanh(es_saturate_s16(es_saturate_s16(gate[2]) + third));
         s[u] = (int16_t)es_gru_mix(z, s[u], n);
         y[u] = es_requant_s8(s[u], 0, &p->hidden);
     }
@@ -44,15 +44,15 @@ ES_INLINE void es_gru_step_early_s8(const int8_t *x, const int8_t *h, int16_t *s
     ES_UNROLL_NOT
     for (int32_t u = 0; u < p->units; u++) {
         es_gates_s8(&p->ahead, &p->back, x, h, u, 1, 1, gate);
-        masked[u] = es_requant_s8(es_rounding_shift(es_logistic_s16(gate[0]) * s[u], 15), 0, &p->hidden);
+        masked[u] = es_requant_s8(es_rounding_shift(es_gate_logistic(gate[0]) * s[u], 15), 0, &p->hidden);
     }
     ES_UNROLL_NOT
     for (int32_t u = 0; u < p->units; u++) {
         const int32_t row = p->units + 2 * u;
         es_gates_s8(&p->ahead, &p->back, x, h, row, 0, 1, gate);
-        const int32_t z = es_logistic_s16(gate[0]);
+        const int32_t z = es_gate_logistic(gate[0]);
         es_gates_s8(&p->ahead, &p->back, x, masked, row + 1, 2, 1, gate);
-        s[u] = (int16_t)es_gru_mix(z, s[u], es_tanh_s16(gate[0]));
+        s[u] = (int16_t)es_gru_mix(z, s[u], es_gate_tanh(gate[0]));
         y[u] = es_requant_s8(s[u], 0, &p->hidden);
     }
 }

@@ -30,14 +30,14 @@ ES_INLINE void es_lstm_s8(const int8_t *in, const int8_t *h, int16_t *c, int8_t 
         for (int32_t u = 0; u < p->units; u++) {
             int32_t gate[4];
             es_gates_s8(&p->ahead, &p->back, x, h, 4 * u, 0, 4, gate);
-            const int32_t forget = es_logistic_s16(gate[1]);
-            const int32_t fresh = es_logistic_s16(gate[0]) * es_tanh_s16(gate[2]);
+            const int32_t forget = es_gate_logistic(gate[1]);
+            const int32_t fresh = es_gate_logistic(gate[0]) * es_gate_tanh(gate[2]);
             int32_t cell = es_rounding_shift(forget * c[u], 15) + es_rounding_shift(fresh, 30 + p->cell_exponent);
             cell = es_saturate_s16(cell);
             if (p->cell_clip != 0)
                 cell = es_clamp_s32(cell, -p->cell_clip, p->cell_clip);
             c[u] = (int16_t)cell;
-            y[u] = es_requant_s8(es_logistic_s16(gate[3]) * es_tanh_inline_s16(cell, 15 + p->cell_exponent), 0, &p->hidden);
+            y[u] = es_requant_s8(es_gate_logistic(gate[3]) * es_gate_tanh_inline(cell, 15 + p->cell_exponent), 0, &p->hidden);
         }
         h = y;
     }

@@ -46,14 +46,14 @@ ES_INLINE int32_t es_reciprocal_one_plus_s16(int32_t a)
 }
 
 /* 1 / (1 + exp(-a)), Q3.12 to Q0.15. */
-static ES_UNUSED ES_NOINLINE int32_t es_logistic_s16(int32_t a)
+static ES_UNUSED ES_NOINLINE int32_t es_gate_logistic(int32_t a)
 {
     const int32_t v = es_min_s32(es_reciprocal_one_plus_s16(es_exp_negative_s16(a > 0 ? -a : a, 3)) * 2, 32767);
     return a > 0 ? v : a < 0 ? 32767 - v : 1 << 14;
 }
 
 /* tanh(a), Q(integer_bits) to Q0.15; integer_bits 0 to 6, a constant where it is called. */
-ES_INLINE int32_t es_tanh_inline_s16(int32_t a, int32_t integer_bits)
+ES_INLINE int32_t es_gate_tanh_inline(int32_t a, int32_t integer_bits)
 {
     /* The same bits with one integer bit more are twice the number. */
     const int32_t e = es_exp_negative_s16(a > 0 ? -a : a, integer_bits + 1);
@@ -62,7 +62,7 @@ ES_INLINE int32_t es_tanh_inline_s16(int32_t a, int32_t integer_bits)
 }
 
 /* tanh(a), Q3.12 to Q0.15. */
-static ES_UNUSED ES_NOINLINE int32_t es_tanh_s16(int32_t a) { return es_tanh_inline_s16(a, 3); }
+static ES_UNUSED ES_NOINLINE int32_t es_gate_tanh(int32_t a) { return es_gate_tanh_inline(a, 3); }
 
 /* A form beside those of es_requant.h: double rounding for |acc| < 2^30 where no shift is to the left, as gates have it:
  * some shifts 0, some to the right. */
