@@ -126,7 +126,7 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     out = program.tensors[layer.output]
     source = program.tensors[layer.inputs[0]]
     layer_scales(program, layer)
-    single_pixel = out.size == layer.weights.shape[0] and source.size == taps
+    single_pixel = out.size == layer.weights.shape[0] and source.size == taps and not any(layer.padding)
     narrow = layer.weight_bits == 4
     if narrow:
         nibbles.check_groups(weight_rows(layer))

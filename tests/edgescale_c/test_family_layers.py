@@ -240,3 +240,15 @@ def test_layers_without_undefined_behaviour(shared_harness, kind, family, data, 
     assert result.returncode == 0, result.stderr.decode()[-2000:]
     wanted = [reference.run(p, x) for p, x in zip(programs, given_inputs, strict=True)]
     assert result.stdout == b"".join(np.ascontiguousarray(v).tobytes() for y in wanted for v in y.values())
+
+
+@pytest.mark.parametrize("family", ["scalar", "dsp", "mve"])
+def test_a_single_pixel_under_padding_is_no_dense_product(shared_harness, family):
+    """One input pixel, a 1x1 window, and padding that moves the only output beside it."""
+    weights = np.full((3, 1, 1, 4), 7, np.int8)
+    bias = np.arange(3, dtype=np.int32) * 1000
+    for padding, stride in (((0, 1, 1, 0), (2, 2)), ((1, 0, 0, 1), (2, 2)), ((1, 1, 0, 0), (3, 3))):
+        scaling = Requant(np.full(3, 2**30, np.int32), np.full(3, -5, np.int32))
+        layer = Conv2D("c", ("x",), "y", weights, bias, stride, (1, 1), padding, 1, scaling, (-128, 127))
+        program = shared_harness.program([layer], [int8("x", (1, 1, 1, 4), 5)], int8("y", (1, 1, 1, 3), -2))
+        shared_harness.check(shared_harness.build([program], family=family))
