@@ -98,12 +98,20 @@ def arrange(
 
 
 def _fastest(plain: Arranged, flash: Flash, alignment: int, overlap: bool) -> Arranged:
-    """Weights staged in RAM where that saves time, the least worthwhile given up until the arena fits the device."""
-    saved = savings(plain.program, plain.choices, flash)
-    while saved:
-        choices = staged(plain.choices, plain.program, list(saved))
-        found = plan(plain.program, alignment, overlap, choices, plain.striped.places)
-        if found.arena_bytes + STACK_RESERVE <= flash.ram:
-            return replace(plain, choices=choices, plan=found)
-        del saved[min(saved, key=lambda index: saved[index] / choices[index].staged)]
-    return plain
+    """Weights staged in RAM where that saves time; as long as the arena does not fit the device, the layer is given
+    up that frees most bytes for each cycle lost."""
+    program = plain.program
+    saved = savings(program, plain.choices, flash)
+
+    def with_staged(layers: list[int]) -> Arranged:
+        choices = staged(plain.choices, program, layers)
+        return replace(plain, choices=choices, plan=plan(program, alignment, overlap, choices, plain.striped.places))
+
+    found = with_staged(list(saved))
+    while saved and found.plan.arena_bytes + STACK_RESERVE > flash.ram:
+        without = {index: with_staged([other for other in saved if other != index]) for index in saved}
+        freed = {index: found.plan.arena_bytes - other.plan.arena_bytes for index, other in without.items()}
+        given_up = max(saved, key=lambda index: (freed[index] / saved[index], -saved[index]))
+        found = without[given_up]
+        del saved[given_up]
+    return found if saved else plain
