@@ -17,7 +17,7 @@ from edgescale.core.errors import EdgescaleError, InfeasibleError, UsageError
 from edgescale.core.progress import SILENT, Progress
 from edgescale.core.target import Target
 from edgescale.core.variant import Recipe, Variant
-from edgescale.evaluation import Evaluation, evaluation_of
+from edgescale.evaluation import Evaluation, evaluation_of, without_cost
 from edgescale.frontend.metrics import load_metric
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource
@@ -130,7 +130,8 @@ def _measured(
     if artifact.kind == "c":
         environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
     measurement = replace(measurement, environment=environment)
-    return Entry(variant, target, artifact, evaluation.add_score(measurement, stages, loaded, artifact, target))
+    scored = evaluation.add_score(measurement, stages, loaded, artifact, target)
+    return Entry(variant, target, artifact, without_cost(scored, variant.recipe))
 
 
 def _candidate(entry: Entry) -> Candidate:

@@ -87,14 +87,20 @@ class Stages:
 
         def build(directory: Path) -> Mapping[str, Any]:
             from edgescale.frontend import model_from_ir, save_model
-            from edgescale.quantize import quantize_int8
+            from edgescale.quantize import quantize
+            from edgescale.quantize.targets import activation_kind
 
             model = loaded.source.model
-            graph = quantize_int8(model, samples.load(), recipe, self.progress)
+            graph = quantize(model, samples.load(), recipe, self.progress, activations=activation_kind())
             save_model(model_from_ir(graph, model.name, model.sha256), directory / "model.onnx")
             return {}
 
-        parts = {"model": loaded.variant.sha256, "recipe": repr(recipe), "calibration": samples.fingerprint}
+        parts = {
+            "model": loaded.variant.sha256,
+            "recipe": repr(recipe),
+            "calibration": samples.fingerprint,
+            "machine": platform.machine(),  # decides how activations are stored
+        }
         path = self.store.run("compress", parts, build).path / "model.onnx"
         return Variant(loaded.variant.model, recipe, path, sha256_file(path))
 

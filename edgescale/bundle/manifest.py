@@ -105,13 +105,19 @@ class OnnxRecord(Record, frozen=True, kw_only=True):
 
 
 class RecipeRecord(Record, frozen=True, kw_only=True):
-    """How the variant was compressed; `name` is the short form (`fp32`, `w8a8`)."""
+    """How the variant was compressed; `name` is the short form (`fp32`, `w8a8`).
+
+    `overrides`: rules for single layers as the command line takes them; `simulated`: why no back
+    end executes it, or "".
+    """
 
     name: str
     weight_bits: int
     activation_bits: int
     observer: str
     percentile: float
+    overrides: tuple[str, ...]
+    simulated: str
 
 
 class EntryRecord(Record, frozen=True, kw_only=True):

@@ -48,6 +48,7 @@ from edgescale.core.errors import EdgescaleError, UsageError
 from edgescale.core.files import sha256_file, sha256_tree, whole_directory
 from edgescale.core.measurement import METRIC_UNITS
 from edgescale.core.quantity import Quantity, format_value
+from edgescale.core.recipe import SIMULATED, override_texts
 
 if TYPE_CHECKING:
     from edgescale.core.measurement import Measurement
@@ -245,6 +246,8 @@ def _recipe(variant: Variant) -> RecipeRecord:
         activation_bits=recipe.activation_bits,
         observer=recipe.observer,
         percentile=recipe.percentile,
+        overrides=override_texts(recipe),
+        simulated=recipe.simulated or "",
     )
 
 
@@ -335,7 +338,8 @@ def _target_record(target: Target) -> TargetRecord:
 def _policy(target: str, records: Sequence[EntryRecord], budget: str) -> PolicyRecord:
     mine = {record.id: record for record in records if record.target == target}
     figures = {name: record.quantities() for name, record in mine.items()}
-    order = sorted(mine, key=lambda name: preference(figures[name], name))
+    # What no back end executes comes last.
+    order = sorted(mine, key=lambda n: (mine[n].recipe.name.endswith(SIMULATED), preference(figures[n], n)))
     selected = [name for name in order if mine[name].selected]
     if len(selected) > 1:
         raise UsageError(f"target {target}: {' and '.join(selected)} are both marked as selected")

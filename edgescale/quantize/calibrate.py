@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +15,29 @@ from edgescale.core.progress import Progress, track
 from edgescale.core.state import decode_states
 from edgescale.quantize.histogram import Histogram
 
+if TYPE_CHECKING:
+    import onnx_ir
 
-def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progress) -> dict[str, Histogram]:
+
+COUNTED = 8192
+"""Elements of one sample's tensor that are counted; of larger ones a regular part, minimum and maximum of all."""
+
+
+def collect(
+    model: Model, graph: onnx_ir.Model, data: Dataset, values: Sequence[str], progress: Progress
+) -> dict[str, Histogram]:
     """A histogram of every value named, over all samples of `data` (x: [count, *sample_shape]).
 
-    ONNX Runtime runs the float graph sample by sample with the values as outputs, on one thread, so that the
-    result does not depend on the machine's cores. Memory: one sample's activations plus the histograms.
+    `graph` is the float graph to run, that of `model` or one of the same input and meaning. ONNX Runtime runs it
+    sample by sample with the values as outputs, on one thread, so that the result does not depend on the machine's
+    cores. Memory: one sample's activations plus the histograms.
     Raises UsageError for data of another shape, UnsupportedModelError naming the first node whose output
     is NaN or infinite.
     """
     source = _single_input(model, data)
     histograms = {name: Histogram() for name in values}
     computed = [name for name in values if name != source]
-    session = _session(model, computed)
+    session = _session(model, graph, computed)
     for index, sample in enumerate(track(data.batches(1), progress, "calibrating", len(data))):
         outputs = session.run(computed, {source: sample}) if computed else []
         arrays = dict(zip(computed, outputs, strict=True))
@@ -35,14 +45,33 @@ def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progre
             arrays[source] = sample
         for name, array in arrays.items():
             try:
-                histograms[name].update(array)
+                histograms[name].update(*_counted(array))
             except ValueError:
-                node = _first_broken(model, source, sample)
+                node = _first_broken(model, graph, source, sample)
                 raise UnsupportedModelError(
                     f"{model.name}: {node} gives NaN or infinity for calibration sample {index}; the float model is "
                     "broken for this input"
                 ) from None
     return histograms
+
+
+def channel_reach(
+    model: Model, graph: onnx_ir.Model, data: Dataset, values: Sequence[str], progress: Progress
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Largest magnitude of each channel of the values named, over all samples; {name: [channels]}.
+
+    The channels are axis 1 of images and the last axis of all else. Raises as `collect`.
+    """
+    source = _single_input(model, data)
+    names = list(dict.fromkeys(values))
+    session = _session(model, graph, names)
+    reach: dict[str, npt.NDArray[np.float64]] = {}
+    for sample in track(data.batches(1), progress, "calibrating channels", len(data)):
+        for name, array in zip(names, session.run(names, {source: sample}) if names else [], strict=True):
+            channels = np.moveaxis(array, 1 if array.ndim > 2 else -1, 0)
+            largest = np.abs(channels.reshape(len(channels), -1)).max(axis=1).astype(np.float64)
+            reach[name] = np.maximum(reach[name], largest) if name in reach else largest
+    return reach
 
 
 def _single_input(model: Model, data: Dataset) -> str:
@@ -64,13 +93,23 @@ def _single_input(model: Model, data: Dataset) -> str:
     return spec.name
 
 
-def _session(model: Model, outputs: Sequence[str]) -> Any:
+def _counted(array: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
+    """What of a tensor is counted, and its (minimum, maximum) where that is not all of it."""
+    if array.size <= COUNTED:
+        return array, None
+    flat = array.reshape(-1)
+    step = -(-flat.size // COUNTED)
+    step += 1 - step % 2  # odd, so that it does not stay on the same columns of rows of even length
+    return flat[::step], (float(flat.min()), float(flat.max()))
+
+
+def _session(model: Model, graph: onnx_ir.Model, outputs: Sequence[str]) -> Any:
     """An ONNX Runtime session of the float graph that also returns inner values."""
     import onnx
     import onnx_ir
     import onnxruntime
 
-    proto = onnx_ir.to_proto(model.ir)
+    proto = onnx_ir.to_proto(graph)
     present = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
     options = onnxruntime.SessionOptions()
@@ -83,19 +122,19 @@ def _session(model: Model, outputs: Sequence[str]) -> Any:
         raise UnsupportedModelError(f"{model.name}: ONNX Runtime cannot run the float model: {reason}") from None
 
 
-def _first_broken(model: Model, source: str, sample: npt.NDArray[np.generic]) -> str:
+def _first_broken(model: Model, graph: onnx_ir.Model, source: str, sample: npt.NDArray[np.generic]) -> str:
     """Name the first node in graph order with a NaN or infinite output for `sample`."""
     import onnx_ir
 
     nodes = {}
-    for node in model.ir.graph:
+    for node in graph.graph:
         for value in node.outputs:
             if value.dtype == onnx_ir.DataType.FLOAT and value.name and (value.uses() or value.is_graph_output()):
                 nodes[value.name] = node
     if not np.isfinite(sample).all():
         return "the input"
     names = list(nodes)
-    results = _session(model, names).run(names, {source: sample})
+    results = _session(model, graph, names).run(names, {source: sample})
     for name, array in zip(names, results, strict=True):
         if not np.isfinite(array).all():
             return f"node {nodes[name].name!r} ({nodes[name].op_type})"

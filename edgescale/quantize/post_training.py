@@ -1,0 +1,172 @@
+"""Post-training quantization under any recipe: plan, calibrate, round, write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgescale import __version__
+from edgescale.core.dataset import Dataset
+from edgescale.core.errors import UnsupportedModelError, UsageError
+from edgescale.core.model import Model
+from edgescale.core.progress import SILENT, Progress
+from edgescale.core.recipe import FLOAT, OBSERVERS, Recipe, override_texts
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgescale.quantize.histogram import Histogram
+    from edgescale.quantize.layers import Stored
+    from edgescale.quantize.plan import Group, Plan
+    from edgescale.quantize.units import Kind, Units
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float graph ready for its weights to be rounded: equalized where asked, activations calibrated.
+
+    `weighted`: the nodes that get quantized weights, in order, each with its recipe; `units` of every planned value.
+    """
+
+    graph: ir.Model
+    plan: Plan
+    units: Mapping[ir.Value, Units]
+    weighted: Mapping[ir.Node, Recipe]
+
+
+def quantize(
+    model: Model, calibration: Dataset, recipe: Recipe, progress: Progress = SILENT, *, activations: Kind = "uint8"
+) -> ir.Model:
+    """A loaded float model in QDQ form under `recipe`; `model` stays as it is.
+
+    Activations of 8 bits: one scale and zero-point a tensor, stored as `activations` ("uint8", which ONNX Runtime
+    runs fastest on x86, or "int8"), the range chosen by `recipe.observer` over the calibration samples
+    (x: [count, *sample_shape], float32). Of 16 bits: int16, symmetric. Weights of Conv, Gemm and MatMul: as the
+    recipe says, in 4-bit initializers where they take no more; biases int32 of scale input * weight beside int8
+    activations and one weight scale a channel, else float32. Inputs and outputs of the graph stay float32.
+    `quantize.rules` says which operators run in integers (the rest stays float between DequantizeLinear and
+    QuantizeLinear), `quantize.plan` which tensors share units. Equal arguments give equal models, to the byte.
+
+    Raises UsageError for a model that is quantized already, a recipe whose overrides match nothing or data that does
+    not fit; UnsupportedModelError where nothing in the model can be quantized or a node computes NaN or infinity.
+    """
+    from edgescale.quantize.mixed import choose_bits
+    from edgescale.quantize.reconstruct import round_weights
+
+    prepared = prepare(model, calibration, recipe, progress, activations)
+    if recipe.share is not None:
+        stored = choose_bits(model, prepared, calibration, recipe, progress)
+    else:
+        stored = round_weights(prepared, calibration, progress)
+    return finish(prepared, stored, recipe)
+
+
+def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe) -> ir.Model:
+    """Write what was decided into the prepared graph and say so in its metadata."""
+    from onnx_ir.passes import Sequential, common
+
+    from edgescale.quantize.qdq import WriteQdq
+
+    graph = prepared.graph
+    write = WriteQdq(prepared.plan, prepared.units, stored)
+    Sequential(write, common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass())(graph)
+    metadata = {
+        "edgescale.recipe": str(recipe),
+        "edgescale.observer": recipe.observer,
+        "edgescale.version": __version__,
+    }
+    if recipe.overrides:
+        metadata["edgescale.overrides"] = "; ".join(override_texts(recipe))
+    if recipe.simulated:
+        metadata["edgescale.simulated"] = recipe.simulated
+    graph.metadata_props.update(metadata)
+    return graph
+
+
+def check_request(model: Model, recipe: Recipe) -> None:
+    """Raise UsageError for a model or recipe that cannot be quantized whatever the data."""
+    if model.quantized:
+        raise UsageError(
+            f"{model.name} already holds QuantizeLinear/DequantizeLinear nodes; compile it as it is, or quantize the "
+            "float model it came from"
+        )
+    if recipe.is_float:
+        raise UsageError(f"recipe {recipe} quantizes nothing")
+    if recipe.observer not in OBSERVERS:
+        raise UsageError(f"unknown observer {recipe.observer!r}; known: {', '.join(OBSERVERS)}")
+    if not 50.0 < recipe.percentile <= 100.0:
+        raise UsageError(f"percentile {recipe.percentile} must lie above 50 and at most at 100")
+
+
+def prepare(
+    model: Model, calibration: Dataset, recipe: Recipe, progress: Progress = SILENT, activations: Kind = "uint8"
+) -> Prepared:
+    """Everything before weights are rounded. Raises as `quantize`."""
+    check_request(model, recipe)
+
+    from edgescale.frontend.passes import CanonicalGemm
+    from edgescale.quantize.calibrate import collect
+    from edgescale.quantize.equalize import equalize
+    from edgescale.quantize.plan import make_plan
+    from edgescale.quantize.rules import WEIGHTED, refusal
+
+    graph = model.ir.clone()
+    CanonicalGemm()(graph)
+    nodes = list(graph.graph)
+    _check_overrides(recipe, [str(node.name) for node in nodes], model.name)
+    recipes = {node: recipe.for_node(str(node.name)) for node in nodes}
+    if {"cle", "smooth"} & set(recipe.steps):
+        equalize(model, graph, calibration, recipe.steps, progress)
+    floats = frozenset(node for node, own in recipes.items() if own.activation_bits == FLOAT)
+    plan = make_plan(graph.graph, floats)
+    weighted = {
+        node: own
+        for node, own in recipes.items()
+        if own.weight_bits < FLOAT and node.op_type in WEIGHTED and refusal(node) is None
+    }
+    if not plan.nodes and not weighted:
+        raise UnsupportedModelError(f"{model.name} holds no operator that runs in int8; use the recipe fp32")
+    observed = [str(v.name) for group in plan.groups if group.fixed is None for v in group.sources]
+    histograms = collect(model, graph, calibration, observed, progress)
+    units: dict[ir.Value, Units] = {}
+    for group in plan.groups:
+        found = _units(group, histograms, recipe, _kind(group, recipes, activations))
+        units.update(dict.fromkeys(group.members, found))
+    return Prepared(graph, plan, units, weighted)
+
+
+def _check_overrides(recipe: Recipe, names: list[str], model: str) -> None:
+    from fnmatch import fnmatchcase
+
+    for rule in recipe.overrides:
+        if not any(fnmatchcase(name, rule.pattern) for name in names):
+            listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise UsageError(f"override {rule.pattern!r} matches no node of {model}; its nodes: {listed}")
+
+
+def _kind(group: Group, recipes: Mapping[ir.Node, Recipe], activations: Kind) -> Kind:
+    """How a group is stored: as the node that makes it asks for, or for graph inputs the first that reads it."""
+    value = group.sources[0] if group.sources else group.members[0]
+    producer = value.producer()
+    node = producer if producer is not None else next(iter(value.uses())).node
+    own = recipes[node]
+    if own.activation_format == "fp8":
+        return "fp8"
+    return "int16" if own.activation_bits == 16 else activations
+
+
+def _units(group: Group, histograms: Mapping[str, Histogram], recipe: Recipe, kind: Kind) -> Units:
+    """Units of a group: prescribed, or of the range observed over all its sources together."""
+    from edgescale.quantize.histogram import Histogram
+    from edgescale.quantize.observers import choose_range
+    from edgescale.quantize.units import prescribed, units_of
+
+    if group.fixed is not None:
+        return prescribed(*group.fixed, kind)
+    merged = Histogram()
+    for value in group.sources:
+        merged.merge(histograms[str(value.name)])
+    # The observers weigh 256 levels; what has more takes the whole range.
+    low, high = choose_range(merged, recipe) if kind in ("uint8", "int8") else (merged.minimum, merged.maximum)
+    return units_of(min(low, *group.extra, 0.0), max(high, *group.extra, 0.0), kind)
