@@ -56,7 +56,7 @@ def quantize(
 
     prepared = prepare(model, calibration, recipe, progress, activations)
     if recipe.share is not None:
-        stored = choose_bits(model, prepared, calibration, recipe, progress)
+        stored = choose_bits(prepared, calibration, recipe, progress)
     else:
         stored = round_weights(prepared, calibration, progress)
     return finish(prepared, stored, recipe)
@@ -78,6 +78,8 @@ def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe)
     }
     if recipe.overrides:
         metadata["edgescale.overrides"] = "; ".join(override_texts(recipe))
+    if recipe.share is not None:
+        metadata["edgescale.bits"] = "; ".join(f"{node.name}={made.bits}" for node, made in stored.items())
     if recipe.simulated:
         metadata["edgescale.simulated"] = recipe.simulated
     graph.metadata_props.update(metadata)

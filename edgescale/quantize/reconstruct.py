@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -20,7 +22,7 @@ from edgescale.quantize.streams import Layer, Replacement, walk
 
 Array = npt.NDArray[np.generic]
 
-ROWS = 32768
+ROWS = 16384
 """Positions of a layer's output that its moments are taken over, spread over the samples."""
 _CHUNK = 2**22
 """Elements of input rows gathered at once."""
@@ -41,6 +43,13 @@ def round_weights(prepared: Prepared, calibration: Dataset, progress: Progress) 
             stored[node] = store(product, blocks, bias, recipe, _input_scale(prepared, node))
         return stored
 
+    walk(prepared, calibration, visitor(prepared, stored), progress)
+    return stored
+
+
+def visitor(prepared: Prepared, stored: dict[ir.Node, Stored]) -> Callable[[Layer], Replacement]:
+    """What fits each layer a walk comes to, by its recipe, and puts its constants into `stored`."""
+
     def visit(layer: Layer) -> Replacement:
         recipe = prepared.weighted[layer.node]
         product = product_of(layer.node, layer.weights.shape)
@@ -49,8 +58,7 @@ def round_weights(prepared: Prepared, calibration: Dataset, progress: Progress) 
         stored[layer.node] = made
         return Replacement(made.real(), made.real_bias())
 
-    walk(prepared, calibration, visit, progress)
-    return stored
+    return visit
 
 
 def fit(product: Product, layer: Layer, recipe: Recipe) -> tuple[Blocks, Array | None]:

@@ -24,7 +24,7 @@ DAMPING = 3e-3
 """Pull towards the float weights, as a share of the mean input power."""
 GPTQ_DAMPING = 1e-2
 _CLIPS = np.linspace(0.4, 1.1, 15)
-_SWEEPS = 8
+_SWEEPS = 6
 _COLUMNS = 64
 """Columns updated one by one before the rest of the row follows in one matrix product."""
 _WORK = 2e8
@@ -55,30 +55,18 @@ def reconstruct(matrix: Real, summary: Summary, layout: Layout) -> Blocks:
     wanted = FOLLOWED * followed + (1 - FOLLOWED) * weights @ summary.xx + damp * weights
     target = np.linalg.solve(hessian, wanted.transpose(0, 2, 1)).transpose(0, 2, 1)
     full = quantize_blocks(matrix.reshape(layout.shape), layout.form, layout.block_size).scale
-    best: tuple[Real, Real] | None = None
-    least = np.full(weights.shape[:2], np.inf)
-    for clip in _clips(matrix.shape[0] * terms * terms, weights, full, hessian, layout):
-        scale = constrain(full * clip, layout.scale_rule)
-        wide = spread(scale, layout.shape, layout.block_size).reshape(weights.shape)
-        levels, cost = descend(target, hessian, wide, layout.form)
-        better = cost < least
-        least = np.where(better, cost, least)
-        rows = better.reshape(-1)
-        if best is None:
-            best = levels.reshape(matrix.shape), scale
-        else:
-            best[0][rows] = levels.reshape(matrix.shape)[rows]
-            best[1][:] = _take_rows(best[1], scale, rows)
-    if best is None:
-        raise ValueError("no clip was tried")
-    return Blocks(best[0].reshape(layout.shape), best[1], None, layout.block_size)
-
-
-def _take_rows(old: Real, new: Real, rows: npt.NDArray[np.bool_]) -> Real:
-    """Scales of the rows that got better; one scale for all rows stays as first tried."""
-    if old.shape[0] != rows.size:
-        return old
-    return np.where(rows.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+    clips = _clips(matrix.shape[0] * terms * terms, weights, full, hessian, layout)
+    scales = [constrain(full * clip, layout.scale_rule) for clip in clips]
+    wide = [spread(scale, layout.shape, layout.block_size).reshape(weights.shape) for scale in scales]
+    # All clips descend together, as more rows of one problem.
+    levels, cost = descend(np.tile(target, (1, len(clips), 1)), hessian, np.concatenate(wide, axis=1), layout.form)
+    rows = weights.shape[1]
+    best = cost.reshape(groups, len(clips), rows).argmin(axis=1)
+    taken = levels.reshape(groups, len(clips), rows, terms)[np.arange(groups)[:, None], best, np.arange(rows)]
+    chosen = scales[0]
+    if full.shape[0] == layout.shape[0]:
+        chosen = np.stack(scales)[best.reshape(-1), np.arange(layout.shape[0])]
+    return Blocks(taken.reshape(layout.shape), chosen, None, layout.block_size)
 
 
 def _clips(work: float, weights: Real, full: Real, hessian: Real, layout: Layout) -> list[float]:
@@ -99,7 +87,7 @@ def _clips(work: float, weights: Real, full: Real, hessian: Real, layout: Layout
 def descend(target: Real, hessian: Real, scale: Real, form: Format) -> tuple[Real, Real]:
     """(levels, error of each row): from the nearest levels, one column after the other to its exact optimum.
 
-    Each step lowers (s q - t) H (s q - t)^T or leaves it; ends when a sweep changes nothing, after 8 at most.
+    Each step lowers (s q - t) H (s q - t)^T or leaves it; ends when a sweep changes nothing, after _SWEEPS at most.
     """
     levels = form.nearest(target / scale)
     slope = (scale * levels - target) @ hessian
