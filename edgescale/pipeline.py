@@ -143,7 +143,13 @@ def _candidate(entry: Entry) -> Candidate:
 def _mark(entries: list[Entry], selections: Mapping[str, Selection]) -> list[Entry]:
     """The entries with their place in the choice: on the Pareto front of their target, selected or not."""
     fronts = {
-        target: pareto_names({verdict.name: verdict.candidate.figures for verdict in selection.ranking})
+        target: pareto_names(
+            {
+                verdict.name: verdict.candidate.figures
+                for verdict in selection.ranking
+                if not verdict.candidate.simulated
+            }
+        )
         for target, selection in selections.items()
     }
     marked = []

@@ -240,6 +240,19 @@ def latency(paths: list[Path], x: Any) -> dict[Path, float]:
     return {path: float(np.median(spent[20:])) * 1e6 for path, spent in times.items()}
 
 
+def opened_answers(path: Path, x: Any) -> Any:
+    """`answers`, or why the file a tool wrote cannot be run."""
+    try:
+        return answers(path, x)
+    except Exception as error:
+        return f"its file does not run: {str(error).splitlines()[0]}"
+
+
+def usable(spent: Any) -> bool:
+    """Whether a tool wrote a file that runs."""
+    return not isinstance(spent, str) and not isinstance(spent[-1], str)
+
+
 def compare(source: Path, calibration: Any, evaluation: Any, labels: Any, recipes: list[str]) -> None:
     """Print the table of one model."""
     from edgescale.frontend import load_model, save_model
@@ -254,8 +267,9 @@ def compare(source: Path, calibration: Any, evaluation: Any, labels: Any, recipe
         for index, job in enumerate(jobs_for(recipes, source.suffix == ".tflite")):
             out = Path(folder) / (f"{index}.tflite" if job.tool == "ai-edge-quantizer" else f"{index}.onnx")
             given = source if job.tool == "ai-edge-quantizer" else floating
-            made.append((job, out, run_job(given, calibration, name, job, out)))
-        times = latency([floating, *(path for _, path, answer in made if not isinstance(answer, str))], evaluation)
+            spent = run_job(given, calibration, name, job, out)
+            made.append((job, out, spent if isinstance(spent, str) else (*spent, opened_answers(out, evaluation))))
+        times = latency([floating, *(path for _, path, answer in made if usable(answer))], evaluation)
         score = "top-1" if labels is not None else "cosine"
         print(f"\n{source.name}: {len(calibration)} calibration samples, {len(evaluation)} evaluation samples")
         if labels is not None:
@@ -265,15 +279,15 @@ def compare(source: Path, calibration: Any, evaluation: Any, labels: Any, recipe
             f"{'':34}{'drop':>7}{'agree':>8}{'SQNR':>7}{'bytes':>10}{'ratio':>7}{'lat.':>6}{'s':>7}{'MB':>6}{'+MB':>6}"
         )
         for job, path, answer in made:
-            if isinstance(answer, str):
-                print(f"{job.label:34}failed: {answer[:90]}")
+            if not usable(answer):
+                print(f"{job.label:34}failed: {(answer if isinstance(answer, str) else answer[-1])[:90]}")
                 continue
-            print(f"{job.label:34}" + figures(path, floating, base, evaluation, labels, times, answer))
+            print(f"{job.label:34}" + figures(path, floating, base, labels, times, answer))
 
 
-def figures(path: Path, floating: Path, base: Any, x: Any, labels: Any, times: dict[Path, float], spent: Any) -> str:
+def figures(path: Path, floating: Path, base: Any, labels: Any, times: dict[Path, float], spent: Any) -> str:
     """One line of the table."""
-    got = answers(path, x)
+    seconds, peak, before, got = spent
     if labels is not None:
         drop = 100 * float(np.mean(base.argmax(1) == labels) - np.mean(got.argmax(1) == labels))
     else:
@@ -283,7 +297,6 @@ def figures(path: Path, floating: Path, base: Any, x: Any, labels: Any, times: d
     sqnr = 10 * np.log10((base**2).sum() / max(((got - base) ** 2).sum(), 1e-30))
     size = path.stat().st_size
     speed = f"{times[path] / times[floating]:.2f}" if path in times else "-"
-    seconds, peak, before = spent
     return (
         f"{drop:7.2f}{agreement:8.4f}{sqnr:7.1f}{size:10,}{size / floating.stat().st_size:7.2f}{speed:>6}"
         f"{seconds:7.2f}{peak:6.0f}{peak - before:6.0f}"

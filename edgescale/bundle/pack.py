@@ -20,6 +20,8 @@ from edgescale.bundle.manifest import (
     SUMS_NAME,
     BundleError,
     DatasetRecord,
+    DiagnosisFile,
+    DiagnosisRecord,
     EntryRecord,
     Figure,
     FileRecord,
@@ -235,6 +237,7 @@ def _write_entry(directory: Path, entry: Entry, name: str, budget: Budget) -> En
         selected=entry.selected,
         onnx=_onnx(artifact) if artifact.kind == "onnx" else None,
         layers=_write_layers(directory, name, artifact.sha256, measurement),
+        diagnosis=_write_diagnosis(directory, name, entry.variant),
     )
 
 
@@ -320,6 +323,17 @@ def _write_layers(directory: Path, name: str, artifact_sha256: str, measurement:
     )
     content: Record = LayerFile(entry=name, artifact_sha256=artifact_sha256, layers=layers)
     path = directory / "layers" / f"{_folder(name)}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode(content))
+    return _file_record(directory, path)
+
+
+def _write_diagnosis(directory: Path, name: str, variant: Variant) -> FileRecord | None:
+    if not variant.diagnosis:
+        return None
+    layers = tuple(DiagnosisRecord(**vars(layer)) for layer in variant.diagnosis)
+    content: Record = DiagnosisFile(variant=variant.name, variant_sha256=variant.sha256, layers=layers)
+    path = directory / "diagnosis" / f"{_folder(name)}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(encode(content))
     return _file_record(directory, path)

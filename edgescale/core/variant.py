@@ -9,17 +9,41 @@ from typing import Any, Literal
 
 from edgescale.core.recipe import OBSERVERS, Observer, Recipe, parse_recipe, with_overrides
 
-__all__ = ["OBSERVERS", "Artifact", "Observer", "Recipe", "Variant", "parse_recipe", "with_overrides"]
+__all__ = ["OBSERVERS", "Artifact", "LayerDiagnosis", "Observer", "Recipe", "Variant", "parse_recipe", "with_overrides"]
+
+
+@dataclass(frozen=True)
+class LayerDiagnosis:
+    """What quantizing one layer alone does to the model's output.
+
+    name, op: of the node in the model the user gave ("Input": the graph's input); loss: squared error of the output
+    relative to its power; share: part of the sum of all layers' losses; changed: share of samples whose answer
+    (largest output) changes; causes: what in the data makes it hard; verdict: what to do about it; override: the
+    rule to paste behind --override, "" where none is worth it.
+    """
+
+    name: str
+    op: str
+    loss: float
+    share: float
+    changed: float
+    causes: tuple[str, ...]
+    verdict: str
+    override: str
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model under a recipe, as an ONNX file: float, or QDQ where quantized."""
+    """A model under a recipe, as an ONNX file: float, or QDQ where quantized.
+
+    `diagnosis`: its layers, the one that costs most accuracy first; empty where edgescale did not quantize it.
+    """
 
     model: str
     recipe: Recipe
     path: Path
     sha256: str
+    diagnosis: tuple[LayerDiagnosis, ...] = ()
 
     @property
     def name(self) -> str:

@@ -112,11 +112,18 @@ def _session(model: Model, graph: onnx_ir.Model, outputs: Sequence[str]) -> Any:
     proto = onnx_ir.to_proto(graph)
     present = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
+    data = proto.SerializeToString()
+    del proto
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    # Every inner value leaves the session: a layout of its own would be undone for each, and an arena of the
+    # largest sizes seen would only be held beside them.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
     try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own hierarchy of pybind exceptions
         reason = str(error).splitlines()[0]
         raise UnsupportedModelError(f"{model.name}: ONNX Runtime cannot run the float model: {reason}") from None

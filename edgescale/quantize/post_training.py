@@ -16,6 +16,7 @@ from edgescale.core.recipe import FLOAT, OBSERVERS, Recipe, override_texts
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgescale.core.variant import LayerDiagnosis
     from edgescale.quantize.histogram import Histogram
     from edgescale.quantize.layers import Stored
     from edgescale.quantize.plan import Group, Plan
@@ -51,6 +52,20 @@ def quantize(
     Raises UsageError for a model that is quantized already, a recipe whose overrides match nothing or data that does
     not fit; UnsupportedModelError where nothing in the model can be quantized or a node computes NaN or infinity.
     """
+    return quantize_and_explain(model, calibration, recipe, progress, activations=activations, explain=False)[0]
+
+
+def quantize_and_explain(
+    model: Model,
+    calibration: Dataset,
+    recipe: Recipe,
+    progress: Progress = SILENT,
+    *,
+    activations: Kind = "uint8",
+    explain: bool = True,
+) -> tuple[ir.Model, tuple[LayerDiagnosis, ...]]:
+    """As `quantize`, with the diagnosis of its layers (see `diagnose`), worst first; empty without `explain`."""
+    from edgescale.quantize.diagnose import diagnose
     from edgescale.quantize.mixed import choose_bits
     from edgescale.quantize.reconstruct import round_weights
 
@@ -59,7 +74,8 @@ def quantize(
         stored = choose_bits(prepared, calibration, recipe, progress)
     else:
         stored = round_weights(prepared, calibration, progress)
-    return finish(prepared, stored, recipe)
+    found = diagnose(prepared, stored, calibration, progress) if explain else ()
+    return finish(prepared, stored, recipe), found
 
 
 def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe) -> ir.Model:
@@ -117,7 +133,7 @@ def prepare(
     CanonicalGemm()(graph)
     nodes = list(graph.graph)
     _check_overrides(recipe, [str(node.name) for node in nodes], model.name)
-    recipes = {node: recipe.for_node(str(node.name)) for node in nodes}
+    recipes = _recipes(nodes, recipe)
     if {"cle", "smooth"} & set(recipe.steps):
         equalize(model, graph, calibration, recipe.steps, progress)
     floats = frozenset(node for node, own in recipes.items() if own.activation_bits == FLOAT)
@@ -136,6 +152,20 @@ def prepare(
         found = _units(group, histograms, recipe, _kind(group, recipes, activations))
         units.update(dict.fromkeys(group.members, found))
     return Prepared(graph, plan, units, weighted)
+
+
+def _recipes(nodes: list[ir.Node], recipe: Recipe) -> dict[ir.Node, Recipe]:
+    """Each node's recipe; a Relu or Clip that is the clamp of an overridden layer follows that layer."""
+    from edgescale.frontend.graph import is_op, only_consumer
+    from edgescale.quantize.rules import FUSES_ACTIVATION
+
+    recipes = {node: recipe.for_node(str(node.name)) for node in nodes}
+    for node in nodes:
+        after = only_consumer(node.outputs[0])
+        clamp = after if node.op_type in FUSES_ACTIVATION and is_op(after, "Relu", "Clip") else None
+        if clamp is not None and recipes[clamp] is recipe:
+            recipes[clamp] = recipes[node]
+    return recipes
 
 
 def _check_overrides(recipe: Recipe, names: list[str], model: str) -> None:
