@@ -82,11 +82,12 @@ def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe)
     """Write what was decided into the prepared graph and say so in its metadata."""
     from onnx_ir.passes import Sequential, common
 
+    from edgescale.quantize.compact import Compact
     from edgescale.quantize.qdq import WriteQdq
 
     graph = prepared.graph
     write = WriteQdq(prepared.plan, prepared.units, stored)
-    Sequential(write, common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass())(graph)
+    Sequential(write, common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass(), Compact())(graph)
     metadata = {
         "edgescale.recipe": str(recipe),
         "edgescale.observer": recipe.observer,

@@ -223,3 +223,23 @@ def test_the_file_is_compact(tmp_path):
     calibration = load_dataset(str(EXAMPLES / "calibration.npz"), model)
     save_model(quantize(model, calibration.head(32), parse_recipe("w8a8")), tmp_path / "q.onnx")
     assert (tmp_path / "q.onnx").stat().st_size <= 0.35 * path.stat().st_size
+
+
+def test_what_is_dropped_for_size_changes_nothing(net, loaded, images, run):
+    """A model with every default spelled out and long names computes the same after it lost both."""
+    from edgescale.quantize.compact import Compact
+
+    n = net(3)
+    t = n.relu(n.conv("x", 3, 8, auto_pad="NOTSET", dilations=[1, 1], kernel_shape=[3, 3], strides=[1, 1]))
+    t = n.node("AveragePool", [t], kernel_shape=[2, 2], strides=[2, 2], count_include_pad=0, pads=[0, 0, 0, 0])
+    out = n.gemm(n.node("Flatten", [t]), 288, 5, alpha=1.0, beta=1.0, transA=0)
+    proto = n.proto(out)
+    model = loaded(proto)
+    graph = model.ir.clone()
+    names = [node.name for node in graph.graph]
+    Compact()(graph)
+    after = onnx_ir.to_proto(graph)
+    assert [node.name for node in after.graph.node] == names
+    assert [v.name for v in after.graph.output] == [v.name for v in proto.graph.output]
+    assert sum(len(node.attribute) for node in after.graph.node) < sum(len(node.attribute) for node in proto.graph.node)
+    np.testing.assert_allclose(run(after, images().x)[0], run(proto, images().x)[0], atol=1e-5)
