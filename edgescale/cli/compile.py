@@ -49,9 +49,9 @@ _METRICS = ", ".join(BUDGET_METRICS)
 @click.option(
     "--observer",
     type=click.Choice(OBSERVERS),
-    default="mse",
+    default="robust",
     show_default=True,
-    help="How activation ranges are chosen from the calibration histograms.",
+    help="How activation ranges are chosen from the calibration histograms; robust: all of it, without rare outliers.",
 )
 @click.option(
     "--metric",

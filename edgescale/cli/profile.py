@@ -28,7 +28,7 @@ from edgescale.core.recipe import OBSERVERS
 @click.option("--recipe", "-r", default="fp32", show_default=True, help="Recipe applied to a model, as for compile.")
 @override_option
 @click.option(
-    "--observer", type=click.Choice(OBSERVERS), default="mse", show_default=True, help="For int8 activations."
+    "--observer", type=click.Choice(OBSERVERS), default="robust", show_default=True, help="For int8 activations."
 )
 @click.option("--calib", help="Calibration data, for all recipes but fp32.")
 @click.option("--input", "-i", "inputs", help="Samples to measure with. [default: the calibration data, else random]")
