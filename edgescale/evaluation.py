@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from edgescale.core.errors import UsageError
 from edgescale.core.measurement import Measurement
 from edgescale.core.quantity import Quantity
+from edgescale.core.recipe import Recipe
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact
 from edgescale.sources import DataSource, LoadedModel, RandomSource
 from edgescale.stages import AUTOMATIC_METRIC, Stages
+
+_QUALITY = ("accuracy", "error", "drop")
 
 NO_DATA = "no evaluation data: give --eval (or --calib, to compare with the float model)"
 
@@ -51,6 +54,17 @@ class Evaluation:
             metrics={**measurement.metrics, **figures},
             environment={**measurement.environment, "metric": quality.metric},
         )
+
+
+def without_cost(measurement: Measurement, recipe: Recipe) -> Measurement:
+    """The measurement of a simulated recipe with its quality alone: what it cost is the cost of float stand-ins."""
+    if recipe.simulated is None:
+        return measurement
+    kept = {name: figure for name, figure in measurement.metrics.items() if name in _QUALITY}
+    reason = f"simulated: {recipe.simulated}"
+    missing = {name: reason for name in measurement.metrics if name not in _QUALITY}
+    unavailable = {**measurement.unavailable, **missing}
+    return replace(measurement, metrics=kept, layers=(), unavailable=unavailable)
 
 
 def evaluation_of(evaluation: str | None, calibration: str | None, metric: str | None) -> Evaluation:

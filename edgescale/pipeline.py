@@ -20,7 +20,7 @@ from edgescale.core.memory import Memory
 from edgescale.core.progress import SILENT, Progress
 from edgescale.core.target import Target
 from edgescale.core.variant import Recipe, Variant
-from edgescale.evaluation import Evaluation, evaluation_of
+from edgescale.evaluation import Evaluation, evaluation_of, without_cost
 from edgescale.frontend.metrics import load_metric
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource
@@ -138,7 +138,8 @@ def _measured(
     if artifact.kind == "c":
         environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
     measurement = replace(measurement, environment=environment)
-    return Entry(variant, target, artifact, evaluation.add_score(measurement, stages, loaded, artifact, target))
+    scored = evaluation.add_score(measurement, stages, loaded, artifact, target)
+    return Entry(variant, target, artifact, without_cost(scored, variant.recipe))
 
 
 def _candidate(entry: Entry) -> Candidate:
@@ -150,7 +151,13 @@ def _candidate(entry: Entry) -> Candidate:
 def _mark(entries: list[Entry], selections: Mapping[str, Selection]) -> list[Entry]:
     """The entries with their place in the choice: on the Pareto front of their target, selected or not."""
     fronts = {
-        target: pareto_names({verdict.name: verdict.candidate.figures for verdict in selection.ranking})
+        target: pareto_names(
+            {
+                verdict.name: verdict.candidate.figures
+                for verdict in selection.ranking
+                if not verdict.candidate.simulated
+            }
+        )
         for target, selection in selections.items()
     }
     marked = []

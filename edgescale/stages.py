@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from edgescale.core.memory import Memory
 from edgescale.core.model import TensorSpec
 from edgescale.core.progress import SILENT, Progress, track
 from edgescale.core.target import Target
-from edgescale.core.variant import Artifact, Recipe, Variant
+from edgescale.core.variant import Artifact, LayerDiagnosis, Recipe, Variant
 from edgescale.sources import DataSource, LoadedModel, ModelSource, Samples
 
 AUTOMATIC_METRIC = "auto"
@@ -90,16 +90,27 @@ class Stages:
 
         def build(directory: Path) -> Mapping[str, Any]:
             from edgescale.frontend import model_from_ir, save_model
-            from edgescale.quantize import quantize_int8
+            from edgescale.quantize import quantize_and_explain
+            from edgescale.quantize.targets import activation_kind
 
             model = loaded.source.model
-            graph = quantize_int8(model, samples.load(), recipe, self.progress)
+            kind = activation_kind()
+            graph, layers = quantize_and_explain(model, samples.load(), recipe, self.progress, activations=kind)
             save_model(model_from_ir(graph, model.name, model.sha256), directory / "model.onnx")
-            return {}
+            return {"diagnosis": [asdict(layer) for layer in layers]}
 
-        parts = {"model": loaded.variant.sha256, "recipe": repr(recipe), "calibration": samples.fingerprint}
-        path = self.store.run("compress", parts, build).path / "model.onnx"
-        return Variant(loaded.variant.model, recipe, path, sha256_file(path))
+        parts = {
+            "model": loaded.variant.sha256,
+            "recipe": repr(recipe),
+            "calibration": samples.fingerprint,
+            "machine": platform.machine(),  # decides how activations are stored
+        }
+        stage = self.store.run("compress", parts, build)
+        path = stage.path / "model.onnx"
+        layers = tuple(
+            LayerDiagnosis(**{**layer, "causes": tuple(layer["causes"])}) for layer in stage.result["diagnosis"]
+        )
+        return Variant(loaded.variant.model, recipe, path, sha256_file(path), layers)
 
     def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:
         """Have a back end turn a variant into an artifact for a target."""

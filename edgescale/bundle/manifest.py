@@ -70,6 +70,27 @@ class LayerFile(Record, frozen=True, kw_only=True):
     layers: tuple[LayerRecord, ...]
 
 
+class DiagnosisRecord(Record, frozen=True, kw_only=True):
+    """What quantizing one layer alone does to the output; see `core.variant.LayerDiagnosis` for the fields."""
+
+    name: str
+    op: str
+    loss: float
+    share: float
+    changed: float
+    causes: tuple[str, ...]
+    verdict: str
+    override: str
+
+
+class DiagnosisFile(Record, frozen=True, kw_only=True):
+    """Content of `diagnosis/<entry>.json`; `layers` with the one that costs most accuracy first."""
+
+    variant: str
+    variant_sha256: str
+    layers: tuple[DiagnosisRecord, ...]
+
+
 class Limit(Record, frozen=True, kw_only=True):
     """A limit of the budget an entry misses; `value` is None where the entry has no such figure."""
 
@@ -105,13 +126,19 @@ class OnnxRecord(Record, frozen=True, kw_only=True):
 
 
 class RecipeRecord(Record, frozen=True, kw_only=True):
-    """How the variant was compressed; `name` is the short form (`fp32`, `w8a8`)."""
+    """How the variant was compressed; `name` is the short form (`fp32`, `w8a8`).
+
+    `overrides`: rules for single layers as the command line takes them; `simulated`: why no back
+    end executes it, or "".
+    """
 
     name: str
     weight_bits: int
     activation_bits: int
     observer: str
     percentile: float
+    overrides: tuple[str, ...]
+    simulated: str
 
 
 class EntryRecord(Record, frozen=True, kw_only=True):
@@ -141,6 +168,7 @@ class EntryRecord(Record, frozen=True, kw_only=True):
     selected: bool
     onnx: OnnxRecord | None = None
     layers: FileRecord | None = None
+    diagnosis: FileRecord | None = None
 
     def quantities(self) -> dict[str, Quantity]:
         """The figures of the whole artifact, by metric."""
@@ -211,6 +239,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         """Every file the bundle holds besides the manifest and its checksum list, sorted by path."""
         files = [file for entry in self.entries for file in entry.files]
         files += [entry.layers for entry in self.entries if entry.layers is not None]
+        files += [entry.diagnosis for entry in self.entries if entry.diagnosis is not None]
         return tuple(sorted(files, key=lambda file: file.path))
 
 
@@ -251,6 +280,14 @@ def decode_layers(data: bytes, where: str) -> LayerFile:
     """Parse `layers/<entry>.json`. Raises BundleError."""
     try:
         return msgspec.json.decode(data, type=LayerFile)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BundleError(f"{where} is damaged: {error}") from None
+
+
+def decode_diagnosis(data: bytes, where: str) -> DiagnosisFile:
+    """Parse `diagnosis/<entry>.json`. Raises BundleError."""
+    try:
+        return msgspec.json.decode(data, type=DiagnosisFile)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BundleError(f"{where} is damaged: {error}") from None
 

@@ -20,6 +20,8 @@ from edgescale.bundle.manifest import (
     SUMS_NAME,
     BundleError,
     DatasetRecord,
+    DiagnosisFile,
+    DiagnosisRecord,
     EntryRecord,
     Figure,
     FileRecord,
@@ -48,6 +50,7 @@ from edgescale.core.errors import EdgescaleError, UsageError
 from edgescale.core.files import sha256_file, sha256_tree, whole_directory
 from edgescale.core.measurement import METRIC_UNITS
 from edgescale.core.quantity import Quantity, format_value
+from edgescale.core.recipe import SIMULATED, override_texts
 
 if TYPE_CHECKING:
     from edgescale.core.measurement import Measurement
@@ -234,6 +237,7 @@ def _write_entry(directory: Path, entry: Entry, name: str, budget: Budget) -> En
         selected=entry.selected,
         onnx=_onnx(artifact) if artifact.kind == "onnx" else None,
         layers=_write_layers(directory, name, artifact.sha256, measurement),
+        diagnosis=_write_diagnosis(directory, name, entry.variant),
     )
 
 
@@ -245,6 +249,8 @@ def _recipe(variant: Variant) -> RecipeRecord:
         activation_bits=recipe.activation_bits,
         observer=recipe.observer,
         percentile=recipe.percentile,
+        overrides=override_texts(recipe),
+        simulated=recipe.simulated or "",
     )
 
 
@@ -322,6 +328,17 @@ def _write_layers(directory: Path, name: str, artifact_sha256: str, measurement:
     return _file_record(directory, path)
 
 
+def _write_diagnosis(directory: Path, name: str, variant: Variant) -> FileRecord | None:
+    if not variant.diagnosis:
+        return None
+    layers = tuple(DiagnosisRecord(**vars(layer)) for layer in variant.diagnosis)
+    content: Record = DiagnosisFile(variant=variant.name, variant_sha256=variant.sha256, layers=layers)
+    path = directory / "diagnosis" / f"{_folder(name)}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode(content))
+    return _file_record(directory, path)
+
+
 def _target_record(target: Target) -> TargetRecord:
     return TargetRecord(
         name=target.name,
@@ -335,7 +352,8 @@ def _target_record(target: Target) -> TargetRecord:
 def _policy(target: str, records: Sequence[EntryRecord], budget: str) -> PolicyRecord:
     mine = {record.id: record for record in records if record.target == target}
     figures = {name: record.quantities() for name, record in mine.items()}
-    order = sorted(mine, key=lambda name: preference(figures[name], name))
+    # What no back end executes comes last.
+    order = sorted(mine, key=lambda n: (mine[n].recipe.name.endswith(SIMULATED), preference(figures[n], n)))
     selected = [name for name in order if mine[name].selected]
     if len(selected) > 1:
         raise UsageError(f"target {target}: {' and '.join(selected)} are both marked as selected")

@@ -12,11 +12,13 @@ from edgescale.bundle.manifest import (
     MANIFEST_NAME,
     SUMS_NAME,
     BundleError,
+    DiagnosisRecord,
     EntryRecord,
     FileRecord,
     LayerRecord,
     Manifest,
     PolicyRecord,
+    decode_diagnosis,
     decode_layers,
     decode_manifest,
     is_safe_path,
@@ -77,6 +79,19 @@ class Bundle:
             raise BundleError(f"{where} holds the layers of another artifact ({content.entry})")
         return content.layers
 
+    def diagnosis(self, entry: EntryRecord) -> tuple[DiagnosisRecord, ...]:
+        """What each layer costs in quality, worst first; empty where nothing was quantized here. Raises BundleError."""
+        if entry.diagnosis is None:
+            return ()
+        where = self.path / entry.diagnosis.path
+        try:
+            content = decode_diagnosis(where.read_bytes(), str(where))
+        except OSError as error:
+            raise BundleError(f"cannot read {where}: {error.strerror}") from None
+        if content.variant_sha256 != entry.variant_sha256:
+            raise BundleError(f"{where} holds the diagnosis of another variant ({content.variant})")
+        return content.layers
+
 
 def open_bundle(path: Path, verify: bool = True) -> Bundle:
     """Open the bundle in directory `path`.
@@ -109,7 +124,8 @@ def _check_paths(bundle: Bundle) -> None:
     where = bundle.path / MANIFEST_NAME
     seen: set[str] = set()
     for entry in bundle.manifest.entries:
-        for file in (*entry.files, *([entry.layers] if entry.layers else [])):
+        beside = (file for file in (entry.layers, entry.diagnosis) if file is not None)
+        for file in (*entry.files, *beside):
             if not is_safe_path(file.path) or file.path in (MANIFEST_NAME, SUMS_NAME):
                 raise BundleError(f"{where}: entry {entry.id} names a file outside the bundle: {file.path!r}")
             if file.path in seen:

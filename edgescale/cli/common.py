@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
+    from edgescale.core.recipe import Observer, Recipe
+
 F = TypeVar("F", bound=Callable[..., Any])
 JSON_SCHEMA = 1
 
@@ -30,6 +32,14 @@ memory_option = click.option(
     show_default=True,
     help="Generated C: spend instructions to save RAM, neither, or RAM and flash to save instructions.",
 )
+override_option = click.option(
+    "--override",
+    "-O",
+    "overrides",
+    multiple=True,
+    metavar="PATTERN=RECIPE",
+    help="Recipe of the nodes whose name matches, e.g. 'stem*=w8a8' or 'head=fp32'; repeatable, later rules win.",
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
 
 
@@ -38,6 +48,21 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def recipes_of(names: Sequence[str], observer: Observer, overrides: Sequence[str]) -> tuple[Recipe, ...]:
+    """The recipes named, each once, all but float ones with the overrides.
+
+    Raises UsageError for an unknown name, a malformed override, or overrides that change nothing.
+    """
+    from edgescale.core.errors import UsageError
+    from edgescale.core.recipe import parse_recipe, with_overrides
+
+    parsed = [parse_recipe(name, observer) for name in dict.fromkeys(names)]
+    if overrides and all(recipe.is_float for recipe in parsed):
+        raise UsageError("--override changes quantized recipes, and only fp32 was asked for: add one with --recipe")
+    made = [recipe if recipe.is_float else with_overrides(recipe, overrides) for recipe in parsed]
+    return tuple(dict.fromkeys(made))
 
 
 def print_json(kind: str, payload: dict[str, Any]) -> None:

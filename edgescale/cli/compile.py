@@ -14,12 +14,14 @@ from edgescale.cli.common import (
     console,
     json_option,
     memory_option,
+    override_option,
     print_json,
     progress_bars,
     quiet_option,
+    recipes_of,
 )
 from edgescale.core.budget import BUDGET_METRICS
-from edgescale.core.variant import OBSERVERS
+from edgescale.core.recipe import OBSERVERS
 
 _METRICS = ", ".join(BUDGET_METRICS)
 
@@ -35,13 +37,22 @@ _METRICS = ", ".join(BUDGET_METRICS)
     help="Limits for all targets, e.g. 'latency<=50ms, ram<=64KiB', or for one: 'TARGET: ram<=64KiB'. "
     f"Metrics: {_METRICS}.",
 )
-@click.option("--recipe", "-r", "recipes", default="fp32,w8a8", show_default=True, help="Comma-separated recipes.")
+@click.option(
+    "--recipe",
+    "-r",
+    "recipes",
+    default="fp32,w8a8",
+    show_default=True,
+    help="Comma-separated recipes: fp32, w8a8, w4a8, w8a16, w4a16-g32, fp4-g64, ... or auto.",
+)
+@click.option("--bits", type=click.Choice(["auto"]), help="auto: also choose 4 or 8 bits layer by layer (recipe auto).")
+@override_option
 @click.option(
     "--observer",
     type=click.Choice(OBSERVERS),
-    default="mse",
+    default="robust",
     show_default=True,
-    help="How activation ranges are chosen from the calibration histograms.",
+    help="How activation ranges are chosen from the calibration histograms; robust: all of it, without rare outliers.",
 )
 @memory_option
 @click.option(
@@ -104,12 +115,13 @@ def run_compile(
     no_cache: bool,
     quiet: bool,
     command_line: list[str],
+    bits: str | None = None,
+    overrides: tuple[str, ...] = (),
 ) -> int:
     """Compile, print, write the reports; the exit code."""
     from edgescale.cache import StageStore
     from edgescale.core.budget import parse_budgets
     from edgescale.core.target import load_target
-    from edgescale.core.variant import parse_recipe
     from edgescale.pipeline import Request, compile_models
     from edgescale.report.compile import check_reports, compile_payload, print_compile, write_reports
 
@@ -118,7 +130,7 @@ def run_compile(
     request = Request(
         models=models,
         targets=profiles,
-        recipes=tuple(parse_recipe(text, observer) for text in dict.fromkeys(recipes.split(","))),
+        recipes=recipes_of([*recipes.split(","), *([bits] if bits else [])], observer, overrides),
         budgets=parse_budgets(budgets, [profile.name for profile in profiles]),
         calibration=calib,
         evaluation=evaluation,

@@ -23,8 +23,9 @@ from edgescale.select import Candidate, Selection, select
 def command(bundle: Path, layer: str | None, budget: str | None, target: str | None, as_json: bool) -> int:
     """Rank BUNDLE's variants under the budget, say what each misses and by how much.
 
-    With LAYER (a node's name, or a part of it), show that layer's cost in every variant. Exit code 3
-    when a target has no variant within the budget.
+    Of the best variant, also the layers that cost most, and those whose quantization costs most quality: why, and the
+    override that helps. With LAYER (a node's name, or a part of it), all that of one layer in every variant. Exit
+    code 3 when a target has no variant within the budget.
     """
     opened = open_bundle(bundle)
     if layer is not None:
@@ -38,7 +39,7 @@ def command(bundle: Path, layer: str | None, budget: str | None, target: str | N
         for name in names
     ]
     if as_json:
-        print_json("explain", {"targets": [_payload(s) for s in selections]})
+        print_json("explain", {"targets": [_with_diagnosis(opened, s) for s in selections]})
     else:
         for selection in selections:
             _show(opened, selection)
@@ -78,6 +79,11 @@ def _payload(selection: Selection) -> dict[str, Any]:
     return {**summary, "binding": [str(c) for c in selection.binding], "ranking": rows}
 
 
+def _with_diagnosis(bundle: Bundle, selection: Selection) -> dict[str, Any]:
+    layers = bundle.diagnosis(bundle.entry(selection.best.name))
+    return {**_payload(selection), "diagnosis": [_fields(layer) for layer in layers]}
+
+
 def _show(bundle: Bundle, selection: Selection) -> None:
     from rich.table import Table
 
@@ -109,6 +115,12 @@ def _show(bundle: Bundle, selection: Selection) -> None:
         from edgescale.report.layers import layer_table
 
         out.print(layer_table([_Layer(record) for record in layers], f"{best.id}: most expensive layers", 5))
+    if diagnosis := bundle.diagnosis(best):
+        from edgescale.report.diagnosis import diagnosis_table, override_lines
+
+        out.print(diagnosis_table(diagnosis, f"{best.id}: layers by the quality they cost", 5))
+        for line in override_lines(diagnosis):
+            out.print(plain(line))
     if best.kind == "c":
         from edgescale.report.arena import arena_table
         from edgescale.served import entry_artifact
@@ -127,6 +139,7 @@ class _Layer:
 
 def _explain_layer(bundle: Bundle, wanted: str, target: str | None, as_json: bool) -> int:
     found = []
+    judged = []
     names: dict[str, None] = {}
     for entry in bundle.manifest.entries if target is None else bundle.entries_for(target):
         layers = [_Layer(record) for record in bundle.layers(entry)]
@@ -135,9 +148,13 @@ def _explain_layer(bundle: Bundle, wanted: str, target: str | None, as_json: boo
             names[layer.name] = None
             for metric, quantity in layer.metrics.items():
                 total[metric] = total.get(metric, 0.0) + quantity.value
+        diagnosis = bundle.diagnosis(entry)
+        names |= dict.fromkeys(layer.name for layer in diagnosis)
+        same = [layer for layer in diagnosis if layer.name == wanted]
+        judged += [(entry, layer) for layer in same or [layer for layer in diagnosis if wanted in layer.name]]
         exact = [layer for layer in layers if layer.name == wanted]
         found += [(entry, layer, total) for layer in exact or [layer for layer in layers if wanted in layer.name]]
-    if not found:
+    if not found and not judged:
         listed = ", ".join(list(names)[:20]) or "none: the rigs gave no layer figures"
         raise UsageError(f"no layer of {bundle.path} is called {wanted!r}; layers: {listed}")
     if as_json:
@@ -156,7 +173,8 @@ def _explain_layer(bundle: Bundle, wanted: str, target: str | None, as_json: boo
                         "figures": quantity_payload(layer.metrics),
                     }
                     for entry, layer, _ in found
-                ]
+                ],
+                "diagnosis": [{"entry": entry.id, **_fields(layer)} for entry, layer in judged],
             },
         )
         return 0
@@ -181,5 +199,21 @@ def _explain_layer(bundle: Bundle, wanted: str, target: str | None, as_json: boo
                 share,
             )
             table.add_row(*cells)
-    console().print(table)
+    if found:
+        console().print(table)
+    if judged:
+        from edgescale.report.diagnosis import diagnosis_table, override_lines
+
+        for entry_id in dict.fromkeys(entry.id for entry, _ in judged):
+            own = [layer for entry, layer in judged if entry.id == entry_id]
+            console().print(diagnosis_table(own, f"{entry_id}: the quality they cost", len(own)))
+            for line in override_lines(own):
+                console().print(plain(line))
     return 0
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    import msgspec
+
+    plain: dict[str, Any] = msgspec.to_builtins(record)
+    return plain

@@ -12,21 +12,26 @@ from edgescale.cli.common import (
     console,
     json_option,
     memory_option,
+    override_option,
     print_json,
     progress_bars,
     quiet_option,
+    recipes_of,
 )
 from edgescale.core.errors import UsageError
 from edgescale.core.progress import Progress
-from edgescale.core.variant import OBSERVERS
+from edgescale.core.recipe import OBSERVERS
 
 
 @click.command("profile")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--target", "-t", default="host", show_default=True, help="Profile name or .toml path.")
-@click.option("--recipe", "-r", default="fp32", show_default=True, help="Recipe applied to a model: fp32 or w8a8.")
-@click.option("--observer", type=click.Choice(OBSERVERS), default="mse", show_default=True, help="For w8a8.")
-@click.option("--calib", help="Calibration data, for w8a8.")
+@click.option("--recipe", "-r", default="fp32", show_default=True, help="Recipe applied to a model, as for compile.")
+@override_option
+@click.option(
+    "--observer", type=click.Choice(OBSERVERS), default="robust", show_default=True, help="For int8 activations."
+)
+@click.option("--calib", help="Calibration data, for all recipes but fp32.")
 @memory_option
 @click.option("--input", "-i", "inputs", help="Samples to measure with. [default: the calibration data, else random]")
 @click.option("--samples", "-n", type=click.IntRange(1), default=4, show_default=True, help="How many samples.")
@@ -52,7 +57,6 @@ def command(source: Path, target: str, as_json: bool, no_cache: bool, quiet: boo
 
 def _measure_model(path: Path, target_name: str, store: Any, progress: Progress, options: dict[str, Any]) -> Any:
     from edgescale.core.target import load_target
-    from edgescale.core.variant import parse_recipe
     from edgescale.sources import DataSource, ModelSource, RandomSource
     from edgescale.stages import Stages
 
@@ -63,7 +67,8 @@ def _measure_model(path: Path, target_name: str, store: Any, progress: Progress,
     calibration = DataSource(options["calib"]) if options["calib"] else None
     inputs = DataSource(options["inputs"]) if options["inputs"] else calibration or RandomSource("random")
     loaded = stages.load(ModelSource(path))
-    variant = stages.compress(loaded, parse_recipe(options["recipe"], options["observer"]), calibration)
+    (recipe,) = recipes_of([options["recipe"]], options["observer"], options["overrides"])
+    variant = stages.compress(loaded, recipe, calibration)
     artifact = stages.compile(variant, target, target.backends[0], options["memory"])
     return artifact, stages.profile(artifact, target, inputs.for_model(loaded), options["samples"])
 

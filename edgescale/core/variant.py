@@ -1,60 +1,49 @@
-"""What is made of a model: a recipe, a compressed variant, a compiled artifact."""
+"""What is made of a model under a recipe: a compressed variant, a compiled artifact."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgescale.core.errors import UsageError
+from edgescale.core.recipe import OBSERVERS, Observer, Recipe, parse_recipe, with_overrides
 
-Observer = Literal["minmax", "percentile", "mse", "entropy"]
-OBSERVERS: tuple[str, ...] = ("minmax", "percentile", "mse", "entropy")
-
-_RECIPE = re.compile(r"^w(\d+)a(\d+)$")
+__all__ = ["OBSERVERS", "Artifact", "LayerDiagnosis", "Observer", "Recipe", "Variant", "parse_recipe", "with_overrides"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a model is compressed; `str(recipe)` is its short name (`fp32`, `w8a8`)."""
+class LayerDiagnosis:
+    """What quantizing one layer alone does to the model's output.
 
-    weight_bits: int = 32
-    activation_bits: int = 32
-    observer: Observer = "mse"
-    percentile: float = 99.99
-    """Share of |values| kept by the percentile observer, in percent."""
+    name, op: of the node in the model the user gave ("Input": the graph's input); loss: squared error of the output
+    relative to its power; share: part of the sum of all layers' losses; changed: share of samples whose answer
+    (largest output) changes; causes: what in the data makes it hard; verdict: what to do about it; override: the
+    rule to paste behind --override, "" where none is worth it.
+    """
 
-    @property
-    def is_float(self) -> bool:
-        """Whether nothing is quantized."""
-        return self.weight_bits == 32
-
-    def __str__(self) -> str:
-        return "fp32" if self.is_float else f"w{self.weight_bits}a{self.activation_bits}"
-
-
-def parse_recipe(text: str, observer: Observer = "mse") -> Recipe:
-    """`fp32`, `int8` or `w8a8` -> Recipe. Raises UsageError for what is not built yet, never ignores it."""
-    cleaned = text.strip().lower()
-    if cleaned in ("fp32", "float", "float32"):
-        return Recipe()
-    if cleaned in ("int8", "w8a8"):
-        return Recipe(8, 8, observer)
-    if _RECIPE.match(cleaned):
-        raise UsageError(f"recipe {text!r}: only fp32 and w8a8 (int8) are implemented")
-    raise UsageError(f"unknown recipe {text!r}; known: fp32, w8a8 (also written int8)")
+    name: str
+    op: str
+    loss: float
+    share: float
+    changed: float
+    causes: tuple[str, ...]
+    verdict: str
+    override: str
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model under a recipe, as an ONNX file: float, or QDQ where quantized."""
+    """A model under a recipe, as an ONNX file: float, or QDQ where quantized.
+
+    `diagnosis`: its layers, the one that costs most accuracy first; empty where edgescale did not quantize it.
+    """
 
     model: str
     recipe: Recipe
     path: Path
     sha256: str
+    diagnosis: tuple[LayerDiagnosis, ...] = ()
 
     @property
     def name(self) -> str:

@@ -35,8 +35,13 @@ def lower(ir: onnx_ir.Model, name: str) -> Program:
     Every operator whose inputs come from DequantizeLinear and whose result goes to QuantizeLinear
     becomes an integer layer; the rest stays float32, with Quantize and Dequantize layers between.
     The batch axis must be 1 or dynamic. `ir` is not changed.
-    Raises UnsupportedModelError with one line for every node that cannot be lowered.
+    Raises UnsupportedModelError with one line for every node that cannot be lowered, and for a model whose formats
+    are only simulated.
     """
+    if reason := ir.metadata_props.get("edgescale.simulated"):
+        raise UnsupportedModelError(
+            f"{name} is simulated ({reason}); no integer program computes it. Evaluate it on host"
+        )
     return _Lowering(ir, name).run()
 
 

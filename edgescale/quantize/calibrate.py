@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +16,29 @@ from edgescale.core.state import decode_states
 from edgescale.quantize.histogram import Histogram
 from edgescale.quantize.recurrent_rules import CELL, HIDDEN, RECURRENT
 
+if TYPE_CHECKING:
+    import onnx_ir
 
-def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progress) -> dict[str, Histogram]:
+
+COUNTED = 8192
+"""Elements of one sample's tensor that are counted; of larger ones a regular part, minimum and maximum of all."""
+
+
+def collect(
+    model: Model, graph: onnx_ir.Model, data: Dataset, values: Sequence[str], progress: Progress
+) -> dict[str, Histogram]:
     """A histogram of every value named, over all samples of `data` (x: [count, *sample_shape]).
 
-    ONNX Runtime runs the float graph sample by sample with the values as outputs, on one thread, so that the
-    result does not depend on the machine's cores. Memory: one sample's activations plus the histograms.
+    `graph` is the float graph to run, that of `model` or one of the same input and meaning. ONNX Runtime runs it
+    sample by sample with the values as outputs, on one thread, so that the result does not depend on the machine's
+    cores. Memory: one sample's activations plus the histograms.
     Raises UsageError for data of another shape, UnsupportedModelError naming the first node whose output
     is NaN or infinite.
     """
     source = _single_input(model, data)
     histograms = {name: Histogram() for name in values}
     computed = [name for name in values if name != source]
-    stream = Stream(model, _session(model, computed))
+    stream = Stream(model, _session(model, graph, computed))
     for index, sample in enumerate(track(data.batches(1), progress, "calibrating", len(data))):
         before = dict(stream.held)
         arrays = stream.run(computed, {source: sample})
@@ -36,9 +46,9 @@ def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progre
             arrays[source] = sample
         for name, array in arrays.items():
             try:
-                histograms[name].update(array)
+                histograms[name].update(*_counted(array))
             except ValueError:
-                node = _first_broken(model, {source: sample, **before})
+                node = _first_broken(model, graph, {source: sample, **before})
                 raise UnsupportedModelError(
                     f"{model.name}: {node} gives NaN or infinity for calibration sample {index}; the float model is "
                     "broken for this input"
@@ -46,11 +56,13 @@ def collect(model: Model, data: Dataset, values: Sequence[str], progress: Progre
     return histograms
 
 
-def each_sample(model: Model, data: Dataset, values: Sequence[str]) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+def each_sample(
+    model: Model, graph: onnx_ir.Model, data: Dataset, values: Sequence[str]
+) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
     """The values named, sample by sample, as `collect` sees them."""
     source = _single_input(model, data)
     computed = [name for name in dict.fromkeys(values) if name != source]
-    stream = Stream(model, _session(model, computed))
+    stream = Stream(model, _session(model, graph, computed))
     for sample in data.batches(1):
         yield {source: sample, **stream.run(computed, {source: sample})}
 
@@ -73,6 +85,25 @@ class Stream:
         found = dict(zip(wanted, outputs, strict=True))
         self.held = {state.input: found[state.output] for state in self._states}
         return {name: found[name] for name in values}
+
+
+def channel_reach(
+    model: Model, graph: onnx_ir.Model, data: Dataset, values: Sequence[str], progress: Progress
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Largest magnitude of each channel of the values named, over all samples; {name: [channels]}.
+
+    The channels are axis 1 of images and the last axis of all else. Raises as `collect`.
+    """
+    source = _single_input(model, data)
+    names = list(dict.fromkeys(values))
+    stream = Stream(model, _session(model, graph, names))
+    reach: dict[str, npt.NDArray[np.float64]] = {}
+    for sample in track(data.batches(1), progress, "calibrating channels", len(data)):
+        for name, array in stream.run(names, {source: sample}).items():
+            channels = np.moveaxis(array, 1 if array.ndim > 2 else -1, 0)
+            largest = np.abs(channels.reshape(len(channels), -1)).max(axis=1).astype(np.float64)
+            reach[name] = np.maximum(reach[name], largest) if name in reach else largest
+    return reach
 
 
 def _single_input(model: Model, data: Dataset) -> str:
@@ -105,38 +136,55 @@ def _of_recurrent_nodes(model: Model) -> set[str]:
     return found
 
 
-def _session(model: Model, outputs: Sequence[str]) -> Any:
+def _counted(array: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
+    """What of a tensor is counted, and its (minimum, maximum) where that is not all of it."""
+    if array.size <= COUNTED:
+        return array, None
+    flat = array.reshape(-1)
+    step = -(-flat.size // COUNTED)
+    step += 1 - step % 2  # odd, so that it does not stay on the same columns of rows of even length
+    return flat[::step], (float(flat.min()), float(flat.max()))
+
+
+def _session(model: Model, graph: onnx_ir.Model, outputs: Sequence[str]) -> Any:
     """An ONNX Runtime session of the float graph that also returns inner values."""
     import onnx
     import onnx_ir
     import onnxruntime
 
-    proto = onnx_ir.to_proto(model.ir)
+    proto = onnx_ir.to_proto(graph)
     present = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
+    data = proto.SerializeToString()
+    del proto
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    # Every inner value leaves the session: a layout of its own would be undone for each, and an arena of the
+    # largest sizes seen would only be held beside them.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
     try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own hierarchy of pybind exceptions
         reason = str(error).splitlines()[0]
         raise UnsupportedModelError(f"{model.name}: ONNX Runtime cannot run the float model: {reason}") from None
 
 
-def _first_broken(model: Model, feed: dict[str, npt.NDArray[np.generic]]) -> str:
+def _first_broken(model: Model, graph: onnx_ir.Model, feed: dict[str, npt.NDArray[np.generic]]) -> str:
     """Name the first node in graph order with a NaN or infinite output for the inputs `feed`."""
     import onnx_ir
 
     nodes = {}
-    for node in model.ir.graph:
+    for node in graph.graph:
         for value in node.outputs:
             if value.dtype == onnx_ir.DataType.FLOAT and value.name and (value.uses() or value.is_graph_output()):
                 nodes[value.name] = node
     if not all(np.isfinite(array).all() for array in feed.values()):
         return "the input"
     names = list(nodes)
-    results = _session(model, names).run(names, feed)
+    results = _session(model, graph, names).run(names, feed)
     for name, array in zip(names, results, strict=True):
         if not np.isfinite(array).all():
             return f"node {nodes[name].name!r} ({nodes[name].op_type})"

@@ -47,12 +47,15 @@ class Histogram:
         """Middle of each bin, [BINS]."""
         return np.asarray((np.arange(BINS) + (self.start + 0.5)) * self.width, np.float64)
 
-    def update(self, values: npt.NDArray[np.generic]) -> None:
-        """Count `values`, any shape, finite. Raises ValueError on NaN or infinity, leaving the state as it was."""
+    def update(self, values: npt.NDArray[np.generic], extremes: tuple[float, float] | None = None) -> None:
+        """Count `values`, any shape, finite. Raises ValueError on NaN or infinity, leaving the state as it was.
+
+        `extremes`: (minimum, maximum) of a larger set that `values` were drawn from.
+        """
         flat = np.asarray(values).reshape(-1)
         if not flat.size:
             return
-        low, high = float(flat.min()), float(flat.max())
+        low, high = extremes or (float(flat.min()), float(flat.max()))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("values are not finite")
         self._cover(low, high)

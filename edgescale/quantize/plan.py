@@ -39,9 +39,12 @@ class Plan:
     """Values between an operator and the Relu or Clip that is its clamp; they stay without Q/DQ."""
 
 
-def make_plan(graph: ir.Graph) -> Plan:
-    """Decide on a float graph of canonical form (see `frontend.passes.clean`) with inferred shapes."""
-    chosen = quantizable(graph)
+def make_plan(graph: ir.Graph, excluded: frozenset[ir.Node] = frozenset()) -> Plan:
+    """Decide on a float graph of canonical form (see `frontend.passes.clean`) with inferred shapes.
+
+    `excluded`: nodes that stay float whatever they could do.
+    """
+    chosen = quantizable(node for node in graph if node not in excluded)
     nodes = tuple(node for node in graph if node in chosen)
     inner = frozenset(node.outputs[0] for node in nodes if _clamp_after(node, chosen) is not None)
     order: dict[ir.Value, None] = {}

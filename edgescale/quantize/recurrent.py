@@ -13,12 +13,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgescale.core.dataset import Dataset
-from edgescale.core.model import Model
 from edgescale.core.recurrent import CELL_EXPONENT, HIDDEN_EXPONENT, set_cell
 from edgescale.core.state import PREFIX, StateSpec, decode_states, encode_states
 from edgescale.frontend.graph import add_initializer, constant, fresh_name, input_at, is_op
-from edgescale.quantize.recurrent_ranges import cell_exponents
 from edgescale.quantize.recurrent_rules import CELL, HIDDEN, RECURRENT
 
 _SMALLEST_SCALE = 2.0**-96
@@ -27,26 +24,24 @@ _SMALLEST_SCALE = 2.0**-96
 class FinishRecurrent(ir.passes.InPlacePass):
     """Give the int8 LSTM and GRU among `nodes` what Q/DQ pairs do not say.
 
-    Requires: pairs are written behind what the nodes read and leave; `model` is the float model that `nodes` were
-    cloned from, `calibration` its data. Contract: W and R are int8 behind a DequantizeLinear with one scale a row of
-    the stacked gates, B stays float32; an LSTM's metadata hold its cell state's units; states that the nodes carry are
-    integers. Names of ports stay.
+    Requires: pairs are written behind what the nodes read and leave; `exponents` are the units of the LSTMs' cell
+    states by node name (`recurrent_ranges.cell_exponents`). Contract: W and R are int8 behind a DequantizeLinear with
+    one scale a row of the stacked gates, B stays float32; an LSTM's metadata hold its cell state's units; states that
+    the nodes carry are integers. Names of ports stay.
     """
 
-    def __init__(self, nodes: Sequence[ir.Node], model: Model, calibration: Dataset) -> None:
+    def __init__(self, nodes: Sequence[ir.Node], exponents: Mapping[str, int]) -> None:
         super().__init__()
         self._nodes = [node for node in nodes if node.op_type in RECURRENT]
-        self._model = model
-        self._calibration = calibration
+        self._exponents = exponents
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Metadata, weights, states."""
         if not self._nodes:
             return ir.passes.PassResult(model, False)
-        exponents = cell_exponents(self._model, self._calibration)
         for node in self._nodes:
             if node.op_type == "LSTM":
-                set_cell(node.metadata_props, exponents[str(node.name)])
+                set_cell(node.metadata_props, self._exponents[str(node.name)])
             for index in (1, 2):
                 _write_weights(model.graph, node, index)
         self._convert_states(model)

@@ -26,11 +26,13 @@ def cell_exponents(model: Model, data: Dataset) -> dict[str, int]:
     here, from what ONNX Runtime says the node reads. Of constant weights; other LSTMs get the widest range.
     """
     nodes = [node for node in model.ir.graph if node.op_type == "LSTM"]
+    if not nodes:
+        return {}
     known = [node for node in nodes if all(constant(node.inputs[k]) is not None for k in (1, 2))]
     names = [str(node.inputs[0].name) for node in known if node.inputs[0] is not None]
     largest = dict.fromkeys(map(id, known), 0.0)
     carried: dict[tuple[int, int], tuple[Real, Real]] = {}
-    for arrays in each_sample(model, data, names):
+    for arrays in each_sample(model, model.ir, data, names):
         for node in known:
             for direction in range(np.asarray(constant(node.inputs[1])).shape[0]):
                 key = id(node), direction

@@ -21,6 +21,7 @@ from edgescale.core.budget import Budget, Constraint
 from edgescale.core.errors import UsageError
 from edgescale.core.measurement import Measurement
 from edgescale.core.quantity import Quantity, format_value
+from edgescale.core.recipe import SIMULATED
 from edgescale.core.variant import Variant
 
 SLOWER_FROM = 1.05
@@ -47,6 +48,11 @@ class Candidate:
     target: str
     figures: Mapping[str, Quantity]
     unavailable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no back end executes what the recipe asks for, so that its quality is known but it cannot run."""
+        return self.recipe.endswith(SIMULATED)
 
 
 def candidate(variant: Variant, measurement: Measurement) -> Candidate:
@@ -169,7 +175,7 @@ def select(candidates: Sequence[Candidate], budget: Budget) -> Selection:
     if len(names) < len(candidates):
         raise UsageError("two variants share a name; give the models distinct names")
     ranking = tuple(sorted((judge(c, budget) for c in candidates), key=_rank))
-    order = {v.name: v.candidate.figures for v in sorted(ranking, key=_preference)}
+    order = {v.name: v.candidate.figures for v in sorted(_real(ranking), key=_preference)}
     fallback = smallest(order)
     blame = binding(budget, order)
     if blame:
@@ -179,6 +185,11 @@ def select(candidates: Sequence[Candidate], budget: Budget) -> Selection:
         reason = f"{ranking[0].name}: {decide(order, fallback, budget).reason}"
     target = next(iter(targets))
     return Selection(target, budget, ranking, blame, fallback, reason, _warnings(ranking, target))
+
+
+def _real(ranking: Sequence[Verdict]) -> Sequence[Verdict]:
+    """The variants that can run; all of them where none can."""
+    return [v for v in ranking if not v.candidate.simulated] or ranking
 
 
 def judge(subject: Candidate, budget: Budget) -> Verdict:
@@ -203,8 +214,9 @@ def _preference(verdict: Verdict) -> tuple[float | str, ...]:
 
 
 def _rank(verdict: Verdict) -> tuple[object, ...]:
-    """Feasible first; then fewest unknown figures, least total relative violation, and preference."""
-    return (not verdict.feasible, verdict.unknown, verdict.violation, *_preference(verdict))
+    """Simulated last. Feasible first; then fewest unknown figures, least total relative violation, and preference."""
+    order = (not verdict.feasible, verdict.unknown, verdict.violation, *_preference(verdict))
+    return (verdict.candidate.simulated, *order)
 
 
 def _warnings(ranking: Sequence[Verdict], target: str) -> tuple[str, ...]:

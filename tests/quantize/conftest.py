@@ -169,9 +169,10 @@ def units_in(proto: onnx.ModelProto) -> dict[str, tuple[np.ndarray, np.ndarray, 
     found = {}
     for node in proto.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            zero = constants[node.input[2]]
+            scale = constants[node.input[1]]
+            zero = constants[node.input[2]] if len(node.input) > 2 else np.zeros(scale.shape, np.int8)
             key = node.input[0] if node.op_type == "QuantizeLinear" else node.output[0]
-            found[key] = (constants[node.input[1]], zero, zero.dtype)
+            found[key] = (scale, zero, zero.dtype)
     return found
 
 

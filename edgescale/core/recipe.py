@@ -1,0 +1,234 @@
+"""How a model is compressed: a recipe, its short name and the overrides for single layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from typing import Literal
+
+from edgescale.core.errors import UsageError
+
+Observer = Literal["robust", "minmax", "percentile", "mse", "entropy"]
+OBSERVERS: tuple[str, ...] = ("robust", "minmax", "percentile", "mse", "entropy")
+
+ROUNDINGS: dict[str, str] = {
+    "rtn": "round to nearest",
+    "gptq": "column by column, the error of each carried into those that follow (GPTQ)",
+    "adaround": "the levels and bias that reproduce the float layer's output from the quantized layer's input",
+}
+STEPS: dict[str, str] = {
+    "cle": "cross-layer equalization of the weights before they are rounded",
+    "smooth": "migration of activation outliers into the weights (SmoothQuant)",
+    "bc": "bias correction by the mean output error over the calibration samples",
+    "abc": "bias correction by the mean input and the weights' rounding errors (analytic)",
+    "mse": "weight scales that minimise the squared error instead of covering the largest weight",
+}
+SCALE_RULES: dict[str, str] = {
+    "m1": "scales rounded up to powers of two",
+    "m2": "scales a power of two below the largest of the tensor",
+}
+
+FLOAT = 32
+SIMULATED = "-simulated"
+"""What the names of variants end in that no back end executes as they are."""
+
+DEFAULT_SHARE = 0.62
+"""Weight bytes a recipe `auto` may use, as a share of those at 8 bits."""
+
+WeightFormat = Literal["int", "fp4", "fp8", "nf4"]
+ActivationFormat = Literal["int", "fp8"]
+
+_WEIGHTS: dict[str, tuple[WeightFormat, int]] = {
+    **{str(k): ("int", k) for k in range(2, 9)},
+    "fp4": ("fp4", 4),
+    "nf4": ("nf4", 4),
+    "fp8": ("fp8", 8),
+}
+_ACTIVATIONS: dict[str, tuple[ActivationFormat, int]] = {
+    "8": ("int", 8),
+    "16": ("int", 16),
+    "32": ("int", FLOAT),
+    "fp8": ("fp8", 8),
+}
+_BASE = re.compile(r"^(?:w(?P<w>fp4|nf4|fp8|\d+)|(?P<plain>fp4|nf4|fp8))(?:a(?P<a>fp8|\d+))?$")
+_AUTO = re.compile(r"^auto(?P<share>0?\.\d+|1(?:\.0+)?)?$")
+_NAMES = "fp32, w8a8 (int8), w4a8, w8a16, w4a16-g32, w4a8-adaround, fp4-g64, auto"
+
+
+@dataclass(frozen=True)
+class Override:
+    """Nodes whose name matches `pattern` (shell wildcards) follow `recipe`."""
+
+    pattern: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is compressed; `str(recipe)` is its short name (`fp32`, `w8a8`, `w4a16-g32`).
+
+    A name is `w<weights>a<activations>` and suffixes: weights 2 to 8 (bits of an integer), fp4 (E2M1), fp8
+    (E4M3) or nf4; activations 8, 16 (integers), fp8 or, left out, float. Suffixes in any order: `g<n>` one
+    scale a group of n input channels, `tensor` one a tensor (default: one an output channel), `asym` with
+    zero-points, one of ROUNDINGS, any of STEPS and SCALE_RULES. `auto` chooses 4 or 8 bits for each layer.
+    """
+
+    weight_bits: int = FLOAT
+    activation_bits: int = FLOAT
+    observer: Observer = "robust"
+    percentile: float = 99.99
+    """Share of |values| kept by the percentile observer, in percent."""
+    weight_format: WeightFormat = "int"
+    activation_format: ActivationFormat = "int"
+    group: int | Literal["tensor"] = 0
+    """Input channels that share a scale; 0: all of an output channel's; "tensor": all weights."""
+    symmetric: bool = True
+    scale_rule: str = ""
+    rounding: str = ""
+    """One of ROUNDINGS as the user wrote it; see `method` for what applies where nothing was written."""
+    steps: tuple[str, ...] = ()
+    share: float | None = None
+    """Weight bytes allowed, as a share of those at 8 bits; None: every layer has `weight_bits`."""
+    overrides: tuple[Override, ...] = ()
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.weight_bits == FLOAT and self.activation_bits == FLOAT and not self.overrides
+
+    @property
+    def method(self) -> str:
+        """The rounding of weights: as written, else `adaround` for integers below 8 bits, `rtn` for the rest."""
+        if self.rounding:
+            return self.rounding
+        few = self.weight_format == "int" and self.weight_bits < 8
+        return "adaround" if few and self.activation_bits < FLOAT and self.symmetric else "rtn"
+
+    @property
+    def simulated(self) -> str | None:
+        """Why no back end stores or computes this as it is, or None: the name then ends in `-simulated`."""
+        every = (self, *(rule.recipe for rule in self.overrides))
+        tables = {r.weight_format for r in every} - {"int"} | {r.activation_format for r in every} - {"int"}
+        if not tables:
+            return None
+        return f"{' and '.join(sorted(tables))} values are computed and stored as float32"
+
+    def for_node(self, name: str) -> Recipe:
+        """The recipe of one node: that of the last override whose pattern matches, else this one."""
+        for rule in reversed(self.overrides):
+            if fnmatchcase(name, rule.pattern):
+                return rule.recipe
+        return self
+
+    def __str__(self) -> str:
+        parts = [self._base()]
+        if self.group:
+            parts.append("tensor" if self.group == "tensor" else f"g{self.group}")
+        parts += [] if self.symmetric else ["asym"]
+        parts += [part for part in (self.scale_rule, self.rounding, *self.steps) if part]
+        if self.overrides:
+            # Two sets of overrides are two variants: the name tells them apart, the manifest holds the text.
+            text = ";".join(override_texts(self))
+            parts.append(f"o{sha256(text.encode()).hexdigest()[:6]}")
+        return "-".join(parts) + (SIMULATED if self.simulated else "")
+
+    def _base(self) -> str:
+        if self.share is not None:
+            return "auto" if self.share == DEFAULT_SHARE else f"auto{self.share:g}"
+        if self.weight_bits == FLOAT and self.activation_bits == FLOAT:
+            return "fp32"
+        weights = str(self.weight_bits) if self.weight_format == "int" else self.weight_format
+        if self.activation_bits == FLOAT:
+            return f"w{weights}" if self.weight_format == "int" else weights
+        return f"w{weights}a{self.activation_bits if self.activation_format == 'int' else self.activation_format}"
+
+
+def parse_recipe(text: str, observer: Observer = "robust") -> Recipe:
+    """A recipe's name -> Recipe (see there). Raises UsageError for a part that is unknown or has no effect."""
+    base, *suffixes = text.strip().lower().split("-")
+    if base in ("fp32", "float", "float32"):
+        if suffixes:
+            raise UsageError(f"recipe {text!r}: fp32 takes no suffix")
+        return Recipe()
+    if base == "int8":
+        base = "w8a8"
+    recipe = _parse_base(base, text, observer)
+    for suffix in suffixes:
+        recipe = _with_suffix(recipe, suffix, text)
+    return _checked(recipe, text)
+
+
+def _parse_base(base: str, text: str, observer: Observer) -> Recipe:
+    if found := _AUTO.match(base):
+        share = float(found["share"] or DEFAULT_SHARE)
+        return Recipe(8, 8, observer, share=share)
+    match = _BASE.match(base)
+    weights = _WEIGHTS.get(match["w"] or match["plain"]) if match else None
+    activations = _ACTIVATIONS.get(match["a"] or "32") if match else None
+    if weights is None or activations is None:
+        raise UsageError(
+            f"unknown recipe {text!r}; known are names such as {_NAMES}: weights of 2 to 8 bits, fp4, nf4 or fp8, "
+            "activations of 8 or 16 bits, fp8 or left out"
+        )
+    made = Recipe(weights[1], activations[1], observer)
+    return replace(made, weight_format=weights[0], activation_format=activations[0])
+
+
+def _with_suffix(recipe: Recipe, suffix: str, text: str) -> Recipe:
+    if re.fullmatch(r"g[1-9]\d*", suffix):
+        return replace(recipe, group=int(suffix[1:]))
+    if suffix == "tensor":
+        return replace(recipe, group="tensor")
+    if suffix == "asym":
+        return replace(recipe, symmetric=False)
+    if suffix in SCALE_RULES:
+        return replace(recipe, scale_rule=suffix)
+    if suffix in ROUNDINGS:
+        return replace(recipe, rounding=suffix)
+    if suffix in STEPS:
+        return recipe if suffix in recipe.steps else replace(recipe, steps=(*recipe.steps, suffix))
+    if suffix == "simulated" and recipe.simulated:
+        return recipe
+    known = ", ".join(["g<n>", "tensor", "asym", *SCALE_RULES, *ROUNDINGS, *STEPS])
+    raise UsageError(f"recipe {text!r}: unknown suffix {suffix!r}; known: {known}")
+
+
+def _checked(recipe: Recipe, text: str) -> Recipe:
+    """Refuse combinations in which a part would be ignored."""
+    if recipe.weight_format != "int" and not recipe.symmetric:
+        raise UsageError(f"recipe {text!r}: {recipe.weight_format} has no zero-points; leave out asym")
+    if recipe.rounding and recipe.rounding != "rtn" and not recipe.symmetric:
+        raise UsageError(f"recipe {text!r}: {recipe.rounding} rounds to symmetric levels; leave out asym")
+    if recipe.activation_bits == FLOAT and "smooth" in recipe.steps:
+        raise UsageError(f"recipe {text!r}: smooth serves quantized activations, and here they stay float")
+    if recipe.rounding == "adaround" and {"bc", "abc"} & set(recipe.steps):
+        raise UsageError(f"recipe {text!r}: adaround fits the biases already; leave out bc and abc")
+    if {"bc", "abc"} <= set(recipe.steps):
+        raise UsageError(f"recipe {text!r}: bc and abc correct the same biases; choose one")
+    if recipe.share is not None and set(recipe.steps) - {"cle", "smooth"}:
+        raise UsageError(f"recipe {text!r}: auto chooses the weights' format itself; only cle and smooth may follow")
+    if recipe.share is not None and (recipe.group or not recipe.symmetric or recipe.scale_rule or recipe.rounding):
+        raise UsageError(f"recipe {text!r}: auto chooses the weights' format itself; only cle and smooth may follow")
+    return recipe
+
+
+def with_overrides(recipe: Recipe, texts: Iterable[str]) -> Recipe:
+    """`recipe` with rules `pattern=name` added, later ones first in line. Raises UsageError for a malformed rule."""
+    rules = list(recipe.overrides)
+    for text in texts:
+        pattern, separator, name = text.rpartition("=")
+        if not separator or not pattern.strip() or not name.strip():
+            raise UsageError(f"override {text!r}: write pattern=recipe, for example 'stage1.*=w8a8' or 'head=fp32'")
+        made = parse_recipe(name, recipe.observer)
+        if made.share is not None or set(made.steps) - {"mse"}:
+            raise UsageError(f"override {text!r}: auto, cle, smooth, bc and abc are choices for the whole model")
+        rules.append(Override(pattern.strip(), replace(made, percentile=recipe.percentile)))
+    return replace(recipe, overrides=tuple(rules))
+
+
+def override_texts(recipe: Recipe) -> tuple[str, ...]:
+    """The overrides as the command line takes them."""
+    return tuple(f"{rule.pattern}={rule.recipe}" for rule in recipe.overrides)
