@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -201,11 +201,12 @@ void es_all_run(void)
         (folder / "artifact.json").write_text(json.dumps(meta))
         return Artifact("all", "any", "edgescale_c", "c", folder, sha256_tree(folder), meta)
 
-    def check_emulated(self, built: Built, core: str, seed: int, family: str) -> None:
+    def check_emulated(self, built: Built, core: str, seed: int, family: str, compiler: str = "zig") -> None:
         """As `check`, on an emulated core: all programs are one image, for the kernels of `family`."""
         from edgescale.rigs import get_rig
 
         target = load_target(core)
+        target = replace(target, toolchain=replace(target.toolchain, compiler=compiler))
         given_inputs = [self.inputs(p, np.random.default_rng(seed + i)) for i, p in enumerate(built.programs)]
         wanted = [reference.run(p, x) for p, x in zip(built.programs, given_inputs, strict=True)]
         stored = np.concatenate([v.reshape(len(v), -1) for x in given_inputs for v in x.values()], axis=1)
@@ -216,7 +217,7 @@ void es_all_run(void)
         for program, outputs in zip(built.programs, wanted, strict=True):
             size = sum(v[0].size for v in outputs.values())
             part = slice(at, at + size)
-            np.testing.assert_array_equal(got[:, part], expected[:, part], err_msg=f"{core}: {program}")
+            np.testing.assert_array_equal(got[:, part], expected[:, part], err_msg=f"{core}, {compiler}: {program}")
             at += size
 
     def program(self, layers, inputs: list[Tensor], *others: Tensor, outputs: list[str] | None = None) -> Program:

@@ -8,6 +8,7 @@ Each compiler call takes a batch of single-layer programs; for an emulated core 
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -210,6 +211,8 @@ def test_layers_equal_the_reference(shared_harness, kind, family, data, seed):
     harness.check(built, seed)
     if emulates(family):
         harness.check_emulated(built, CORES[family], seed, family)
+        if shutil.which("arm-none-eabi-gcc"):
+            harness.check_emulated(built, CORES[family], seed, family, "gcc")
 
 
 @pytest.mark.parametrize(("kind", "family"), CASES)

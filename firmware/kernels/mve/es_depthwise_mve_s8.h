@@ -112,9 +112,9 @@ ES_INLINE void es_mve_four_windows(const int8_t *strip, int8_t *y, const int8x16
     const int32_t vectors = (g->taps + 15) / 16;
     const int32_t step = g->stride_place * g->k_lines;
     const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)g->out_place_step);
-    const int32x4_t sums = {es_mve_window_sum(strip, w, vectors), es_mve_window_sum(strip + step, w, vectors),
-                            es_mve_window_sum(strip + 2 * step, w, vectors),
-                            es_mve_window_sum(strip + 3 * step, w, vectors)};
+    const int32x4_t sums =
+        es_mve_quad(es_mve_window_sum(strip, w, vectors), es_mve_window_sum(strip + step, w, vectors),
+                    es_mve_window_sum(strip + 2 * step, w, vectors), es_mve_window_sum(strip + 3 * step, w, vectors));
     const int32x4_t v = es_mve_finish(es_mve_rescale_n(vaddq_n_s32(sums, scale[0]), scale[1], scale[2]), o);
     if (places >= 4)
         vstrbq_scatter_offset_s32(y, offsets, v);

@@ -53,10 +53,24 @@ ES_INLINE es_mve_sums es_mve_add_taps(es_mve_sums s, int8x16_t x, const int8_t *
         s.d = vmladavaq_s8(s.d, x, w1);
         return s;
     }
+#if ES_MVE_BY_HAND
+    int8x16_t w0, w1;
+    __asm__("vldrb.8 %q[w0], [%[w]]\n\t"
+            "vldrb.8 %q[w1], [%[w], #16]\n\t"
+            "vmladava.s8 %[a], %q[x], %q[w0]\n\t"
+            "vldrb.8 %q[w0], [%[w], #32]\n\t"
+            "vmladava.s8 %[b], %q[x], %q[w1]\n\t"
+            "vldrb.8 %q[w1], [%[w], #48]\n\t"
+            "vmladava.s8 %[c], %q[x], %q[w0]\n\t"
+            "vmladava.s8 %[d], %q[x], %q[w1]"
+            : [a] "+Te"(s.a), [b] "+Te"(s.b), [c] "+Te"(s.c), [d] "+Te"(s.d), [w0] "=&w"(w0), [w1] "=&w"(w1)
+            : [w] "r"(w), [x] "w"(x), "m"(*(const int8_t(*)[64])w));
+#else
     s.a = vmladavaq_s8(s.a, x, vldrbq_s8(w));
     s.b = vmladavaq_s8(s.b, x, vldrbq_s8(w + 16));
     s.c = vmladavaq_s8(s.c, x, vldrbq_s8(w + 32));
     s.d = vmladavaq_s8(s.d, x, vldrbq_s8(w + 48));
+#endif
     return s;
 }
 
@@ -72,15 +86,43 @@ ES_INLINE es_mve_sums es_mve_add_pair(es_mve_sums s, int8x16_t x0, int8x16_t x1,
     return s;
 }
 
+#if ES_MVE_BY_HAND
+/* `blocks` blocks of 16 taps of two pixels with two channels. */
+ES_INLINE es_mve_sums es_mve_pair_blocks(es_mve_sums s, const int8_t **x0, const int8_t **x1, const int8_t **w,
+                                         int32_t blocks)
+{
+    const int8_t *a = *x0, *b = *x1, *v = *w;
+    ES_UNROLL_NOT
+    for (int32_t i = 0; i < blocks; i++) {
+        int8x16_t t0, t1, w0, w1;
+        __asm__ volatile("vldrb.8 %q[t0], [%[x0]], #16\n\t"
+                         "vldrb.8 %q[w0], [%[v]], #16\n\t"
+                         "vldrb.8 %q[w1], [%[v]], #16\n\t"
+                         "vmladava.s8 %[a], %q[t0], %q[w0]\n\t"
+                         "vldrb.8 %q[t1], [%[x1]], #16\n\t"
+                         "vmladava.s8 %[b], %q[t0], %q[w1]\n\t"
+                         "vmladava.s8 %[c], %q[t1], %q[w0]\n\t"
+                         "vmladava.s8 %[d], %q[t1], %q[w1]"
+                         : [a] "+Te"(s.a), [b] "+Te"(s.b), [c] "+Te"(s.c), [d] "+Te"(s.d), [t0] "=&w"(t0),
+                           [t1] "=&w"(t1), [w0] "=&w"(w0), [w1] "=&w"(w1), [x0] "+r"(a), [x1] "+r"(b), [v] "+r"(v)
+                         :
+                         : "memory");
+    }
+    *x0 = a;
+    *x1 = b;
+    *w = v;
+    return s;
+}
+#endif
+
 /* The accumulators as lanes; of weights of 4 bits: `corrections` takes 8 * the sum of the taps off the first of two. */
 ES_INLINE int32x4_t es_mve_lanes(es_mve_sums s, int32_t bits, int32x4_t corrections)
 {
     if (bits == 4) {
-        const int32x4_t down = {0, -4, 0, -4}, both = {s.a, s.b - s.a, s.c, s.d - s.c};
-        return vaddq_s32(vshlq_s32(both, down), corrections);
+        const int32x4_t down = {0, -4, 0, -4};
+        return vaddq_s32(vshlq_s32(es_mve_quad(s.a, s.b - s.a, s.c, s.d - s.c), down), corrections);
     }
-    const int32x4_t v = {s.a, s.b, s.c, s.d};
-    return v;
+    return es_mve_quad(s.a, s.b, s.c, s.d);
 }
 
 /* Four bytes, a lane each. */
@@ -192,6 +234,11 @@ ES_INLINE void es_mve_pair_s8(const int8_t *x0, const int8_t *x1, int8_t *y, int
     for (int32_t c = 0; c < k->channels; c += 2) {
         const int8_t *a = x0, *b = x1;
         es_mve_sums s = {0, 0, 0, 0};
+#if ES_MVE_BY_HAND
+        if (k->bits == 8) {
+            s = es_mve_pair_blocks(s, &a, &b, &w, whole);
+        } else
+#endif
         if (whole <= ES_MVE_UNROLLED) {
             ES_UNROLL_FULL
             for (int32_t i = 0; i < whole; i++)
@@ -217,10 +264,13 @@ ES_INLINE void es_mve_pair_s8(const int8_t *x0, const int8_t *x1, int8_t *y, int
         const int32x4_t v = es_mve_scaled_pair(es_mve_lanes(s, k->bits, corrections), scale, bias, multiplier,
                                                 &k->output);
         scale += 5;
-        if (k->channels % 2 == 0 || c + 1 < k->channels)
+        if (k->channels % 2 == 0 || c + 1 < k->channels) {
             vstrbq_scatter_offset_s32(y, places, v);
-        else
-            vstrbq_scatter_offset_p_s32(y, places, v, (mve_pred16_t)0x0F0F);
+        } else {
+            /* No predicate: GCC 12 loses a constant one. */
+            y[0] = (int8_t)vgetq_lane_s32(v, 0);
+            y[step] = (int8_t)vgetq_lane_s32(v, 2);
+        }
         y += 2;
     }
 }
