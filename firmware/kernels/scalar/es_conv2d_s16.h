@@ -108,8 +108,7 @@ ES_INLINE void es_conv2d_s16(const int16_t *in, int16_t *out, const es_window *g
 
 /* All channels of one or two neighbouring pixels whose columns lie inside; sums fit 32 bits. */
 ES_INLINE void es_depthwise_pixels_s16(const int16_t *in, int32_t iy, int32_t ix, const es_window *g,
-                                       const es_weights_s16 *k, es_taps rows, int32_t pixels, const es_reduced *q,
-                                       int16_t *y)
+                                       const es_weights_s16 *k, int32_t pixels, const es_reduced *q, int16_t *y)
 {
     const int32_t multiplier = g->out_c / g->in_c, next = g->stride_w * g->in_c;
     int32_t start[ES_DEPTHWISE_ROWS_S16];
@@ -124,7 +123,8 @@ ES_INLINE void es_depthwise_pixels_s16(const int16_t *in, int32_t iy, int32_t ix
             int32_t s0 = k->bias[c], s1 = s0;
             ES_UNROLL_FULL
             for (int32_t ky = 0; ky < g->k_h; ky++) {
-                if (es_rows_see_padding(g) && (ky < rows.from || ky >= rows.to))
+                /* The row itself is compared, not the range of taps: compilers then see that no read leaves the image. */
+                if (es_rows_see_padding(g) && (uint32_t)(iy + ky * g->dilation_h) >= (uint32_t)g->in_h)
                     continue;
                 const int16_t *x = in + start[ky] + ic;
                 const int8_t *w = k->weights + ky * g->k_w * g->out_c + c;
@@ -191,10 +191,10 @@ ES_INLINE void es_depthwise_s16(const int16_t *in, int16_t *out, const es_window
             if (!unrolled || !es_column_is_full(g, ox)) {
                 es_depthwise_any_pixel_s16(in, iy, ix, g, k, rows, q, y);
             } else if (ES_TILE_PIXELS == 2 && es_row_is_full(g, oy) && es_column_is_full(g, ox + 1)) {
-                es_depthwise_pixels_s16(in, iy, ix, g, k, rows, 2, q, y);
+                es_depthwise_pixels_s16(in, iy, ix, g, k, 2, q, y);
                 done = 2;
             } else {
-                es_depthwise_pixels_s16(in, iy, ix, g, k, rows, 1, q, y);
+                es_depthwise_pixels_s16(in, iy, ix, g, k, 1, q, y);
             }
             ox += done;
             y += done * g->out_c;
