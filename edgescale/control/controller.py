@@ -251,5 +251,3 @@ class Controller:
         self.surplus = min(max(self.surplus + limit - spent, -I32_MAX), most)
         step = (min(self._wanted, 2048) - 256) * 16
         self.price = min(max(self.price + step, 0), MOST_PRICE)
-
-

@@ -120,9 +120,7 @@ def _play(
         quality += worth
         late += 0.0 if missed else worth
         spent += total
-        joules += sum(
-            step.energy_uj * us / step.time_us for step, us in zip(option.steps, times, strict=True)
-        )
+        joules += sum(step.energy_uj * us / step.time_us for step, us in zip(option.steps, times, strict=True))
         switches += index != previous
         broken += bool(asked.memory) and option.memory > asked.memory
         previous = index
@@ -178,9 +176,7 @@ def _alert(policy: Policy) -> tuple[Chooser, Callable[[list[int], int], None]]:
     def choose(call: int, asked: Request) -> int:
         z = NormalDist().inv_cdf(1 - asked.violation / OCTAVE)
         bound = state["mean"] + z * math.sqrt(state["variance"])
-        slow = [
-            replace_time(option, bound) for option in policy.options
-        ]
+        slow = [replace_time(option, bound) for option in policy.options]
         fits = [
             i
             for i, option in enumerate(policy.options)

@@ -129,7 +129,11 @@ def drawn_policy(rng: random.Random, most: int = 16) -> Policy:
     options = []
     for _ in range(rng.randint(1, 64)):
         steps = tuple(
-            Step(variant=rng.randrange(count), time_us=rng.randint(1, scale), energy_uj=rng.choice([0, rng.randrange(scale)]))
+            Step(
+                variant=rng.randrange(count),
+                time_us=rng.randint(1, scale),
+                energy_uj=rng.choice([0, rng.randrange(scale)]),
+            )
             for _ in range(rng.choice([1, 1, 2]))
         )
         options.append(
@@ -171,9 +175,7 @@ def drawn_times(rng: random.Random, policy: Policy, option: int, work: int) -> l
     steps = policy.options[option].steps
     slow = rng.choice([1.0, rng.lognormvariate(0, 0.05), rng.lognormvariate(1, 1.5)])
     ran = steps[: rng.randint(1, len(steps))]
-    return [
-        rng.choice([min(int(s.time_us * work / 256 * slow), 0xFFFFFFFF)] * 20 + [0, 0xFFFFFFFF]) for s in ran
-    ]
+    return [rng.choice([min(int(s.time_us * work / 256 * slow), 0xFFFFFFFF)] * 20 + [0, 0xFFFFFFFF]) for s in ran]
 
 
 __all__ = ["CController", "Controller", "build", "drawn_policy", "drawn_request", "drawn_times", "plain"]
