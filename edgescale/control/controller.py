@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgescale.control.fixed import OCTAVE, U32_MAX, exp2, log2, scaled
+from edgescale.control.fixed import OCTAVE, ONE, U32_MAX, exp2, log2, scaled
 from edgescale.control.policy import Policy, quality_at
 from edgescale.control.request import Decision, Limit, Request, deviations
 from edgescale.control.tracker import Tracker
@@ -58,9 +58,8 @@ class Controller:
         self._request = Request()
         self._decision = Decision(0, False, Limit.NONE, 0)
         self._wanted = 256
-        self._scales: list[int] = []
-        self._expected: list[int] = []
-        self._scaled_for = -1
+        self._factors = [ONE] * count
+        self._slow = ONE
         self._table = [
             (
                 option.quality if len(option.quality) > 1 else option.quality * 4,
@@ -80,11 +79,14 @@ class Controller:
     def decide(self, request: Request) -> Decision:
         """The option for a call under `request`; the smallest cost where nothing holds."""
         z = deviations(request.violation)
-        if z != self._scaled_for:
-            self._rescale(z)
-        scales, expected, waits = self._scales, self._expected, self.waits
-        calls, resident, loads = self.calls, self.resident, [v.load_us for v in self.policy.variants]
-        deadline, energy, least, work = request.deadline_us, request.energy_uj, request.quality, request.work
+        base = self.tracker.bound(z)
+        self._slow = exp2(base + self.tracker.margin())
+        slow = min((self._slow * request.work) >> 8, U32_MAX)
+        scales = [min((factor * slow) >> 12, U32_MAX) for factor in self._factors]
+        mean_slow = min((exp2(self.tracker.mean) * request.work) >> 8, U32_MAX)
+        factors, waits = self._factors, self.waits
+        calls, resident = self.calls, self.resident
+        deadline, energy, least = request.deadline_us, request.energy_uj, request.quality
         memory = min(m for m in (request.memory, self.free_memory, U32_MAX + 1) if m)
         limit = request.mean_us or request.mean_uj
         by_energy, cheapest, difficulty = request.mean_uj > 0, request.cheapest, request.difficulty
@@ -96,24 +98,20 @@ class Controller:
         fails = []
         for index, (qualities, v, time, joules, v2, time2, joules2, mean_us, mean_uj, bytes_) in enumerate(self._table):
             scale = scales[v]
-            if work != 256:
-                time, joules = min((time * work) >> 8, U32_MAX), min((joules * work) >> 8, U32_MAX)
             # Lines below are `scaled` written out: this loop is what a decision takes.
             worst = min((time * scale) >> 12, U32_MAX)
             spent = min((joules * scale) >> 12, U32_MAX)
             fail = _DEMOTED if waits[v] > calls else 0
             if not resident >> v & 1:
-                worst = min(worst + min((loads[v] * scale) >> 12, U32_MAX), U32_MAX)
+                worst = min(worst + self._load_us(v), U32_MAX)
             if v2 >= 0:
                 scale = scales[v2]
-                if work != 256:
-                    time2, joules2 = min((time2 * work) >> 8, U32_MAX), min((joules2 * work) >> 8, U32_MAX)
                 worst = min(worst + min((time2 * scale) >> 12, U32_MAX), U32_MAX)
                 spent = min(spent + min((joules2 * scale) >> 12, U32_MAX), U32_MAX)
                 if waits[v2] > calls:
                     fail = _DEMOTED
                 if not resident >> v2 & 1:
-                    worst = min(worst + min((loads[v2] * scale) >> 12, U32_MAX), U32_MAX)
+                    worst = min(worst + self._load_us(v2), U32_MAX)
             quality = qualities[difficulty]
             if bytes_ > memory:
                 fail |= _MEMORY
@@ -126,14 +124,12 @@ class Controller:
             value = quality
             if limit or cheapest:
                 cost = mean_uj if by_energy else mean_us
-                if work != 256:
-                    cost = min((cost * work) >> 8, U32_MAX)
-                cost = min((cost * expected[v]) >> 12, U32_MAX)
+                cost = min((cost * min((factors[v] * mean_slow) >> 12, U32_MAX)) >> 12, U32_MAX)
                 if cheapest:
                     value = -cost
                 elif limit:
                     ratio = min((min(cost, 0xFFFFFF) << 8) // limit, MOST_RATIO)
-                    value -= min(price * ratio >> 8, I32_MAX >> 1)
+                    value -= price * ratio >> 8
                     if not fail and value > wanted_value:
                         wanted, wanted_value = ratio, value
                     if cost > allowance:
@@ -154,7 +150,6 @@ class Controller:
         binding = self._in_the_way(best, fails, difficulty, limit > 0) if held else (common or fails[best])
         self._wanted = wanted
         self._request = request
-        base = self.tracker.bound(z) - self.tracker.margin()
         self._decision = Decision(best, held, Limit(binding), base)
         self.current = best
         return self._decision
@@ -180,6 +175,7 @@ class Controller:
             self.tracker.observe(seen)
             rest = (seen - self.tracker.mean) >> (2 if self.runs[v] < 4 else 5)
             self.correction[v] = min(max(self.correction[v] + rest, -MOST_CORRECTION), MOST_CORRECTION)
+            self._factors[v] = exp2(self.correction[v])
             self.runs[v] = min(self.runs[v] + 1, 255)
             self.failures[v] = 0
             self.resident |= 1 << v
@@ -193,7 +189,6 @@ class Controller:
                 self._demote(last)
         self._pace(total, min(estimated, U32_MAX) if energy_uj is None else energy_uj)
         self.calls = min(self.calls + 1, U32_MAX)
-        self._scaled_for = -1
 
     def settled(self, confidence: int, spent_us: int) -> bool:
         """Whether the first answer of a cascade stands.
@@ -206,9 +201,10 @@ class Controller:
         if len(option.steps) < 2 or confidence >= option.confidence:
             return True
         v = option.steps[1].variant
-        us = scaled(min((option.steps[1].time_us * request.work) >> 8, U32_MAX), self._scales[v])
+        slow = min((self._slow * request.work) >> 8, U32_MAX)
+        us = scaled(option.steps[1].time_us, scaled(self._factors[v], slow))
         if not self.resident >> v & 1:
-            us += scaled(self.policy.variants[v].load_us, self._scales[v])
+            us += self._load_us(v)
         return request.deadline_us != 0 and min(spent_us + us, U32_MAX) > request.deadline_us
 
     def failed(self, variant: int) -> None:
@@ -223,11 +219,8 @@ class Controller:
         self.waits[variant] = min(self.calls + (FIRST_WAIT << self.failures[variant]), U32_MAX)
         self.failures[variant] = min(self.failures[variant] + 1, MOST_FAILURES)
 
-    def _rescale(self, z: int) -> None:
-        bound, mean = self.tracker.bound(z), self.tracker.mean
-        self._scales = [exp2(bound + correction) for correction in self.correction]
-        self._expected = [exp2(mean + correction) for correction in self.correction]
-        self._scaled_for = z
+    def _load_us(self, v: int) -> int:
+        return scaled(self.policy.variants[v].load_us, scaled(self._factors[v], self._slow))
 
     def _in_the_way(self, chosen: int, fails: list[int], difficulty: int, paced: bool) -> int:
         """What keeps the best of the options that are better than the chosen one from being chosen."""

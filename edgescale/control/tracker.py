@@ -47,8 +47,8 @@ class Tracker:
         return (max(self.debt, 0) >> 8) * self.breach >> 8
 
     def bound(self, z: int) -> int:
-        """Slowdown that is exceeded with the probability of `z` (standard deviations, Q8), octaves Q16."""
-        return self.mean + ((z * self.sigma) >> 8) + self.margin()
+        """Slowdown that is exceeded with the probability of `z` (standard deviations, Q8), octaves Q16; no margin."""
+        return self.mean + ((z * self.sigma) >> 8)
 
     def observe(self, seen: int) -> None:
         """One measured slowdown, octaves Q16."""

@@ -1,6 +1,12 @@
 /* See es_controller.h and docs/controller.md. Names of the steps are those of edgescale.control in Python. */
 #include "es_controller.h"
 
+#if defined(__GNUC__) || defined(__clang__)
+#define ES_APART __attribute__((noinline)) /* one copy: code size counts more than a call */
+#else
+#define ES_APART
+#endif
+
 #define OCTAVE 65536
 #define LEAST_NOISE 40
 #define LEAST_DRIFT 20
@@ -18,7 +24,7 @@
 #define MOST_PRICE (15 * OCTAVE)
 #define MOST_RATIO (1u << 16)
 #define MOST_SURPLUS 64u
-#define MOST_VALUE 0x3fffffff
+#define MERIT_ZERO 0x40000000u /* merit of a quality of 0 */
 #define U32_MAX 0xffffffffu
 #define I32_MAX 0x7fffffff
 
@@ -68,7 +74,7 @@ static uint32_t worked(uint32_t value, uint32_t work)
     return product > U32_MAX ? U32_MAX : (uint32_t)product;
 }
 
-static int32_t log2_q16(uint32_t value)
+static ES_APART int32_t log2_q16(uint32_t value)
 {
     int32_t n = 31;
     uint32_t f, bend;
@@ -83,7 +89,7 @@ static int32_t log2_q16(uint32_t value)
     return n * OCTAVE + (int32_t)(f + ((bend * (29013 - ((10752 * f) >> 16))) >> 16));
 }
 
-static uint32_t exp2_q12(int32_t x)
+static ES_APART uint32_t exp2_q12(int32_t x)
 {
     const uint32_t up = (uint32_t)(clamp(x, -8 * OCTAVE, 15 * OCTAVE) + 8 * OCTAVE);
     const uint32_t n = up >> 16, f = up & 0xffff;
@@ -92,7 +98,7 @@ static uint32_t exp2_q12(int32_t x)
     return n <= 12 ? m >> (12 - n) : m << (n - 12);
 }
 
-static uint32_t square_root(uint32_t value)
+static ES_APART uint32_t square_root(uint32_t value)
 {
     uint32_t root = 0, bit = 1u << 30;
     while (bit > value)
@@ -129,17 +135,16 @@ static int32_t margin(const es_controller *c)
     return c->debt > 0 ? shifted(shifted(c->debt, 8) * c->breach, 8) : 0;
 }
 
-static void rescale(es_controller *c, int32_t z)
+static ES_APART int32_t deviations(uint32_t violation)
 {
-    const int32_t bound = base_bound(c, z) + margin(c);
-    for (uint32_t v = 0; v < c->policy->variant_count; v++) {
-        c->scales[v] = exp2_q12(bound + c->correction[v]);
-        c->expected[v] = exp2_q12(c->mean + c->correction[v]);
-    }
-    c->scaled_for = (int16_t)z;
+    int32_t z = quantiles[0].z;
+    for (uint32_t i = 0; i < sizeof quantiles / sizeof quantiles[0]; i++)
+        if (quantiles[i].share <= violation)
+            z = quantiles[i].z;
+    return z;
 }
 
-static void observe(es_controller *c, int32_t seen)
+static ES_APART void observe(es_controller *c, int32_t seen)
 {
     const int32_t innovation = clamp(seen - c->mean, -FARTHEST, FARTHEST);
     const int32_t predicted = min_i32(c->variance + c->drift, MOST_VARIANCE);
@@ -174,14 +179,14 @@ static void judge(es_controller *c, int32_t missed, int32_t beyond)
     }
 }
 
-static void demote(es_controller *c, uint32_t v)
+static ES_APART void demote(es_controller *c, uint32_t v)
 {
     c->waits[v] = sum(c->calls, FIRST_WAIT << c->failures[v]);
     if (c->failures[v] < MOST_FAILURES)
         c->failures[v]++;
 }
 
-static void pace(es_controller *c, uint32_t us, uint32_t uj)
+static ES_APART void pace(es_controller *c, uint32_t us, uint32_t uj)
 {
     const es_request *r = &c->request;
     const uint32_t limit = r->mean_us ? r->mean_us : r->mean_uj, spent = r->mean_us ? us : uj;
@@ -217,49 +222,55 @@ void es_controller_init(es_controller *c, const es_policy *policy)
     c->calls = 0;
     for (uint32_t v = 0; v < ES_MAX_VARIANTS; v++) {
         c->correction[v] = 0;
-        c->waits[v] = c->scales[v] = c->expected[v] = 0;
+        c->factors[v] = 1u << 12;
+        c->waits[v] = 0;
         c->runs[v] = c->failures[v] = c->misses[v] = 0;
     }
-    c->scaled_for = c->current = -1;
+    c->slow = 1u << 12;
+    c->current = -1;
 }
 
 /* What one option costs under the present slowdown, and the limits it breaks. */
 typedef struct {
     uint32_t worst_us, uj, ratio;
-    int64_t value;
+    uint32_t merit; /* compared among options of one rank: the larger the better */
     uint32_t fail;
+    uint32_t free; /* no limit but that of the mean is broken */
 } weighed;
 
+/* What holds for all options of a decision. Scales of the variants have the work in them. */
 typedef struct {
+    uint32_t scales[ES_MAX_VARIANTS];
+    uint32_t expected; /* slowdown of any variant, Q12, in the mean */
     uint32_t limit, price, memory;
-    int64_t allowance;
+    uint32_t overspent, allowance; /* of the mean cost */
 } standing;
 
-static void add_step(const es_controller *c, const es_option *o, uint32_t step, weighed *w)
+static uint32_t load_us(const es_controller *c, uint32_t v)
 {
-    const uint32_t v = o->variant[step], scale = c->scales[v], work = c->request.work;
-    uint32_t us = o->time_us[step], uj = o->energy_uj[step];
-    if (work != 256) {
-        us = worked(us, work);
-        uj = worked(uj, work);
-    }
-    w->worst_us = sum(w->worst_us, scaled(us, scale));
-    if (uj)
-        w->uj = sum(w->uj, scaled(uj, scale));
+    return scaled(c->policy->load_us[v], scaled(c->factors[v], c->slow));
+}
+
+static void add_step(const es_controller *c, const es_option *o, uint32_t step, const standing *s, weighed *w)
+{
+    const uint32_t v = o->variant[step], scale = s->scales[v];
+    w->worst_us = sum(w->worst_us, scaled(o->time_us[step], scale));
+    if (o->energy_uj[step])
+        w->uj = sum(w->uj, scaled(o->energy_uj[step], scale));
     if (c->waits[v] > c->calls)
         w->fail = ES_LIMIT_DEMOTED;
     if (!((c->resident >> v) & 1u))
-        w->worst_us = sum(w->worst_us, scaled(c->policy->load_us[v], scale));
+        w->worst_us = sum(w->worst_us, load_us(c, v));
 }
 
 static weighed weigh(const es_controller *c, const es_option *o, const standing *s)
 {
     const es_request *r = &c->request;
     const uint32_t quality = o->quality[r->difficulty];
-    weighed w = {0, 0, 256, 0, 0};
-    add_step(c, o, 0, &w);
+    weighed w = {0, 0, 256, 0, 0, 0};
+    add_step(c, o, 0, s, &w);
     if (o->variant[1] != ES_NO_VARIANT)
-        add_step(c, o, 1, &w);
+        add_step(c, o, 1, s, &w);
     if (o->memory > s->memory)
         w.fail |= ES_LIMIT_MEMORY;
     if (r->deadline_us && w.worst_us > r->deadline_us)
@@ -268,18 +279,18 @@ static weighed weigh(const es_controller *c, const es_option *o, const standing 
         w.fail |= ES_LIMIT_ENERGY;
     if (quality < r->quality)
         w.fail |= ES_LIMIT_QUALITY;
-    w.value = (int64_t)quality;
+    w.merit = MERIT_ZERO + quality;
+    w.free = w.fail == 0;
     if (s->limit || r->cheapest) {
         const uint32_t mean = r->mean_uj ? o->mean_uj : o->mean_us;
-        const uint32_t cost = scaled(r->work == 256 ? mean : worked(mean, r->work), c->expected[o->variant[0]]);
+        const uint32_t cost = scaled(mean, scaled(c->factors[o->variant[0]], s->expected));
         if (r->cheapest) {
-            w.value = -(int64_t)cost;
+            w.merit = U32_MAX - cost;
         } else {
             const uint32_t ratio = min_u32((min_u32(cost, 0xffffff) << 8) / s->limit, MOST_RATIO);
-            const uint64_t paid = ((uint64_t)s->price * ratio) >> 8;
-            w.value -= paid > MOST_VALUE ? MOST_VALUE : (int64_t)paid;
-            w.ratio = ratio | (w.fail ? 0x80000000u : 0);
-            if ((int64_t)cost > s->allowance)
+            w.merit -= (s->price * ratio) >> 8;
+            w.ratio = ratio;
+            if (s->overspent || cost > s->allowance)
                 w.fail |= ES_LIMIT_MEAN;
         }
     }
@@ -303,59 +314,51 @@ static uint32_t in_the_way(const es_controller *c, uint32_t chosen, const uint8_
     return fails[best] ? fails[best] : paced ? ES_LIMIT_MEAN : 0;
 }
 
-static int32_t deviations(uint32_t violation)
-{
-    int32_t z = quantiles[0].z;
-    for (uint32_t i = 0; i < sizeof quantiles / sizeof quantiles[0]; i++)
-        if (quantiles[i].share <= violation)
-            z = quantiles[i].z;
-    return z;
-}
-
 es_decision es_controller_decide(es_controller *c, const es_request *request)
 {
     const es_policy *p = c->policy;
     const int32_t z = deviations(request->violation);
     const uint32_t by_time = request->deadline_us > 0 || request->energy_uj == 0;
     uint8_t fails[ES_MAX_OPTIONS];
-    uint32_t best = 0, best_rank = 9, common = 0xff, wanted = 256;
-    int64_t best_value = 0, wanted_value = -((int64_t)1 << 62);
+    uint32_t best = 0, best_rank = 9, best_merit = 0, common = 0xff, wanted = 256, wanted_merit = 0;
     standing s;
     c->request = *request;
-    if (c->scaled_for != z)
-        rescale(c, z);
+    c->decision.bound = base_bound(c, z);
+    c->slow = exp2_q12(c->decision.bound + margin(c));
+    for (uint32_t v = 0, slow = worked(c->slow, request->work); v < p->variant_count; v++)
+        s.scales[v] = scaled(c->factors[v], slow);
+    s.expected = worked(exp2_q12(c->mean), request->work);
     s.limit = request->mean_us ? request->mean_us : request->mean_uj;
     s.price = exp2_q12(c->price) >> 12;
     s.memory = request->memory ? request->memory : U32_MAX;
     if (c->free_memory)
         s.memory = min_u32(s.memory, c->free_memory);
-    s.allowance = (int64_t)s.limit + c->surplus;
+    s.overspent = c->surplus < 0 && s.limit < (uint32_t)-c->surplus;
+    s.allowance = c->surplus < 0 ? s.limit - (uint32_t)-c->surplus : sum(s.limit, (uint32_t)c->surplus);
     for (uint32_t i = 0; i < p->option_count; i++) {
         weighed w = weigh(c, &p->options[i], &s);
         uint32_t rank;
-        if (s.limit && !request->cheapest) {
-            if (!(w.ratio & 0x80000000u) && w.value > wanted_value) {
-                wanted = w.ratio;
-                wanted_value = w.value;
-            }
+        if (s.limit && w.free && w.merit > wanted_merit && !request->cheapest) {
+            wanted = w.ratio;
+            wanted_merit = w.merit;
         }
         if ((int32_t)i == c->current && !request->cheapest)
-            w.value += p->hysteresis;
+            w.merit += p->hysteresis;
         if (!(w.fail & ~(uint32_t)ES_LIMIT_QUALITY)) {
             rank = w.fail ? 1 : 0;
         } else if (w.fail & ES_LIMIT_MEMORY) {
             rank = 4;
-            w.value = -(int64_t)p->options[i].memory;
+            w.merit = U32_MAX - p->options[i].memory;
         } else {
             rank = w.fail & ES_LIMIT_DEMOTED ? 3 : 2;
-            w.value = -(int64_t)(by_time ? w.worst_us : w.uj);
+            w.merit = U32_MAX - (by_time ? w.worst_us : w.uj);
         }
         common &= w.fail;
         fails[i] = (uint8_t)w.fail;
-        if (rank < best_rank || (rank == best_rank && w.value > best_value)) {
+        if (rank < best_rank || (rank == best_rank && w.merit > best_merit)) {
             best = i;
             best_rank = rank;
-            best_value = w.value;
+            best_merit = w.merit;
         }
     }
     c->wanted = wanted;
@@ -365,7 +368,6 @@ es_decision es_controller_decide(es_controller *c, const es_request *request)
         c->decision.binding = (uint8_t)in_the_way(c, best, fails, s.limit);
     else
         c->decision.binding = (uint8_t)(common ? common : fails[best]);
-    c->decision.bound = base_bound(c, z);
     c->current = (int16_t)best;
     return c->decision;
 }
@@ -392,6 +394,7 @@ void es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t s
         observe(c, seen);
         rest = shifted(seen - c->mean, c->runs[v] < 4 ? 2 : 5);
         c->correction[v] = clamp(c->correction[v] + rest, -MOST_CORRECTION, MOST_CORRECTION);
+        c->factors[v] = exp2_q12(c->correction[v]);
         if (c->runs[v] < 255)
             c->runs[v]++;
         c->failures[v] = 0;
@@ -408,7 +411,6 @@ void es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t s
     }
     pace(c, total_us, energy_uj == ES_UNKNOWN_ENERGY ? estimated : energy_uj);
     c->calls = sum(c->calls, 1);
-    c->scaled_for = -1;
 }
 
 void es_controller_failed(es_controller *c, uint32_t variant)
@@ -426,8 +428,8 @@ int32_t es_controller_settled(const es_controller *c, uint32_t confidence, uint3
     uint32_t us;
     if (o->variant[1] == ES_NO_VARIANT || confidence >= o->confidence)
         return 1;
-    us = scaled(worked(o->time_us[1], c->request.work), c->scales[o->variant[1]]);
+    us = scaled(o->time_us[1], scaled(c->factors[o->variant[1]], worked(c->slow, c->request.work)));
     if (!((c->resident >> o->variant[1]) & 1u))
-        us = sum(us, scaled(c->policy->load_us[o->variant[1]], c->scales[o->variant[1]]));
+        us = sum(us, load_us(c, o->variant[1]));
     return c->request.deadline_us != 0 && sum(spent_us, us) > c->request.deadline_us;
 }

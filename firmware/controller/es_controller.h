@@ -90,10 +90,10 @@ typedef struct {
     int32_t price, surplus;
     uint32_t wanted, calls;
     int32_t correction[ES_MAX_VARIANTS];
-    uint32_t waits[ES_MAX_VARIANTS], scales[ES_MAX_VARIANTS], expected[ES_MAX_VARIANTS];
+    uint32_t factors[ES_MAX_VARIANTS], waits[ES_MAX_VARIANTS];
     uint8_t runs[ES_MAX_VARIANTS], failures[ES_MAX_VARIANTS], misses[ES_MAX_VARIANTS];
-    int16_t scaled_for; /* standard deviations, Q8, that scales hold for; -1: none */
-    int16_t current;    /* option of the last call, -1 before the first */
+    uint32_t slow;   /* slowdown times were judged by, Q12 */
+    int32_t current;   /* option of the last call, -1 before the first */
 } es_controller;
 
 /* A request without limits. */
