@@ -22,6 +22,7 @@ MOST_FAILURES = 9
 
 MOST_PRICE = 15 * OCTAVE
 MOST_RATIO = 1 << 16
+MOST_COST = 0xFFFFFF
 MOST_SURPLUS = 64
 """Unspent mean cost that is kept, in calls."""
 I32_MAX = (1 << 31) - 1
@@ -82,7 +83,7 @@ class Controller:
         base = self.tracker.bound(z)
         self._slow = exp2(base + self.tracker.margin())
         slow = min((self._slow * request.work) >> 8, U32_MAX)
-        scales = [min((factor * slow) >> 12, U32_MAX) for factor in self._factors]
+        scales = [s if (s := (factor * slow) >> 12) < U32_MAX else U32_MAX for factor in self._factors]
         mean_slow = min((exp2(self.tracker.mean) * request.work) >> 8, U32_MAX)
         factors, waits = self._factors, self.waits
         calls, resident = self.calls, self.resident
@@ -97,21 +98,24 @@ class Controller:
         wanted, wanted_value = 256, -(1 << 62)
         fails = []
         for index, (qualities, v, time, joules, v2, time2, joules2, mean_us, mean_uj, bytes_) in enumerate(self._table):
+            # `scaled`, written out and saturated once at the end: this loop is what a decision takes.
             scale = scales[v]
-            # Lines below are `scaled` written out: this loop is what a decision takes.
-            worst = min((time * scale) >> 12, U32_MAX)
-            spent = min((joules * scale) >> 12, U32_MAX)
+            worst, spent = (time * scale) >> 12, (joules * scale) >> 12
             fail = _DEMOTED if waits[v] > calls else 0
             if not resident >> v & 1:
-                worst = min(worst + self._load_us(v), U32_MAX)
+                worst += self._load_us(v)
             if v2 >= 0:
                 scale = scales[v2]
-                worst = min(worst + min((time2 * scale) >> 12, U32_MAX), U32_MAX)
-                spent = min(spent + min((joules2 * scale) >> 12, U32_MAX), U32_MAX)
+                worst += (time2 * scale) >> 12
+                spent += (joules2 * scale) >> 12
                 if waits[v2] > calls:
                     fail = _DEMOTED
                 if not resident >> v2 & 1:
-                    worst = min(worst + self._load_us(v2), U32_MAX)
+                    worst += self._load_us(v2)
+            if worst > U32_MAX:
+                worst = U32_MAX
+            if spent > U32_MAX:
+                spent = U32_MAX
             quality = qualities[difficulty]
             if bytes_ > memory:
                 fail |= _MEMORY
@@ -123,12 +127,16 @@ class Controller:
                 fail |= _QUALITY
             value = quality
             if limit or cheapest:
-                cost = mean_uj if by_energy else mean_us
-                cost = min((cost * min((factors[v] * mean_slow) >> 12, U32_MAX)) >> 12, U32_MAX)
+                scale = (factors[v] * mean_slow) >> 12
+                cost = ((mean_uj if by_energy else mean_us) * (scale if scale < U32_MAX else U32_MAX)) >> 12
+                if cost > U32_MAX:
+                    cost = U32_MAX
                 if cheapest:
                     value = -cost
                 elif limit:
-                    ratio = min((min(cost, 0xFFFFFF) << 8) // limit, MOST_RATIO)
+                    ratio = ((cost if cost < MOST_COST else MOST_COST) << 8) // limit
+                    if ratio > MOST_RATIO:
+                        ratio = MOST_RATIO
                     value -= price * ratio >> 8
                     if not fail and value > wanted_value:
                         wanted, wanted_value = ratio, value
@@ -136,8 +144,10 @@ class Controller:
                         fail |= _MEAN
             if index == current and not cheapest:
                 value += extra
-            if fail & ~_QUALITY == 0:
-                rank = 1 if fail else 0
+            if not fail:
+                rank = 0
+            elif fail == _QUALITY:
+                rank = 1
             elif fail & _MEMORY:
                 rank, value = 4, -bytes_
             else:

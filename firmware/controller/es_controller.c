@@ -77,7 +77,7 @@ static uint32_t worked(uint32_t value, uint32_t work)
 static ES_APART int32_t log2_q16(uint32_t value)
 {
     int32_t n = 31;
-    uint32_t f, bend;
+    uint32_t f, bend, slope;
     if (value == 0)
         value = 1;
     while (!(value >> 31)) {
@@ -86,7 +86,8 @@ static ES_APART int32_t log2_q16(uint32_t value)
     }
     f = (value - 0x80000000u) >> 15;
     bend = (f * (65536 - f)) >> 16;
-    return n * OCTAVE + (int32_t)(f + ((bend * (29013 - ((10752 * f) >> 16))) >> 16));
+    slope = 28752 - (((15667 - ((5383 * f) >> 16)) * f) >> 16);
+    return n * OCTAVE + (int32_t)(f + ((bend * slope) >> 16));
 }
 
 static ES_APART uint32_t exp2_q12(int32_t x)
@@ -94,7 +95,8 @@ static ES_APART uint32_t exp2_q12(int32_t x)
     const uint32_t up = (uint32_t)(clamp(x, -8 * OCTAVE, 15 * OCTAVE) + 8 * OCTAVE);
     const uint32_t n = up >> 16, f = up & 0xffff;
     const uint32_t bend = (f * (65536 - f)) >> 16;
-    const uint32_t m = 65536 + f - ((bend * (20110 + ((5206 * f) >> 16))) >> 16);
+    const uint32_t slope = 20119 + (((4289 + ((898 * f) >> 16)) * f) >> 16);
+    const uint32_t m = 65536 + f - ((bend * slope) >> 16);
     return n <= 12 ? m >> (12 - n) : m << (n - 12);
 }
 
