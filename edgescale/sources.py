@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,10 +19,12 @@ RANDOM_SAMPLES = 16
 class ModelSource:
     """A model file. Raises UsageError where it does not exist."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "") -> None:
+        """`name`: of the model, where the file is not called after it."""
         from edgescale.frontend.fingerprint import model_fingerprint
 
         self.path = path
+        self._name = name
         self.fingerprint = model_fingerprint(path)
 
     @cached_property
@@ -30,7 +32,8 @@ class ModelSource:
         """The checked, cleaned graph. Raises UnsupportedModelError."""
         from edgescale.frontend import load_model
 
-        return load_model(self.path)
+        model = load_model(self.path)
+        return replace(model, name=self._name) if self._name else model
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,13 @@ class Stages:
         )
 
     def compress(self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None) -> Variant:
-        """Apply `recipe`. A model that arrives quantized is taken as it is."""
-        if recipe.is_float or loaded.quantized:
+        """Apply `recipe`: sparsity, then the numbers' formats. A model that arrives quantized is taken as it is."""
+        if loaded.quantized:
             return loaded.variant
+        if recipe.sparsity:
+            loaded = self.sparsify(loaded, recipe, calibration)
+        if recipe.is_float:
+            return replace(loaded.variant, recipe=recipe)
         if calibration is None:
             raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
         samples = calibration.for_model(loaded)
@@ -111,6 +115,30 @@ class Stages:
             LayerDiagnosis(**{**layer, "causes": tuple(layer["causes"])}) for layer in stage.result["diagnosis"]
         )
         return Variant(loaded.variant.model, recipe, path, sha256_file(path), layers)
+
+    def sparsify(self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None) -> LoadedModel:
+        """The float model with the recipe's channels and weights taken out."""
+        if calibration is None:
+            raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
+        samples = calibration.for_model(loaded)
+
+        def build(directory: Path) -> Mapping[str, Any]:
+            from edgescale.frontend import save_model
+            from edgescale.sparsify import sparsify
+
+            made, report = sparsify(loaded.source.model, samples.load(), recipe.sparsity, self.progress)
+            save_model(made, directory / "model.onnx")
+            return report
+
+        parts = {
+            "model": loaded.variant.sha256,
+            "sparsity": [str(part) for part in recipe.sparsity],
+            "calibration": samples.fingerprint,
+        }
+        stage = self.store.run("sparsify", parts, build)
+        path = stage.path / "model.onnx"
+        variant = replace(loaded.variant, path=path, sha256=sha256_file(path))
+        return replace(loaded, source=ModelSource(path, loaded.variant.model), variant=variant)
 
     def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:
         """Have a back end turn a variant into an artifact for a target."""

@@ -24,7 +24,7 @@ from edgescale.lower.program import (
     Program,
     Rescale,
 )
-from edgescale_c import nibbles, pack
+from edgescale_c import nibbles, pack, sparse
 from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
 from edgescale_c.requant import accumulator_bounds, rescaled_bound, tables
@@ -128,17 +128,29 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     layer_scales(program, layer)
     single_pixel = out.size == layer.weights.shape[0] and source.size == taps and not any(layer.padding)
     narrow = layer.weight_bits == 4
-    if narrow:
-        nibbles.check_groups(weight_rows(layer))
-    wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
     if single_pixel:
-        return Choice(f"conv2d_s8_dsp_dense{_suffix(narrow, wide)}", "dense", scratch=_row_scratch(taps))
+        return _product(program, layer, "conv2d_s8_dsp_dense", taps)
     if is_single(layer):
         raise pack.OutOfDomainError("single rounding")
     columns = -(-taps // 4) * 32
     gathered = 0 if source.shape[-1] % 4 == 0 else -(-taps // 4) * 4
+    skipping = sparse.compare_blocks(weight_rows(layer))
+    if skipping.pays and _fits(sparse.block_words, layer):
+        return Choice(sparse.BLOCKS, "blocks", scratch=columns + gathered)
+    if narrow:
+        nibbles.check_groups(weight_rows(layer))
+    wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
     name = "conv2d_s8_dsp_2x4_w4" if narrow else WIDE if wide else "conv2d_s8_dsp_4x2"
-    return Choice(name, "blocks", scratch=columns + gathered)
+    return Choice(name, "blocks", scratch=columns + gathered, reason=skipping.reason)
+
+
+def _fits(packing: Callable[[Table], object], layer: Conv2D | FullyConnected) -> bool:
+    """Whether a layer's weights have a form that a kernel takes."""
+    try:
+        packing(weight_rows(layer))
+    except pack.OutOfDomainError:
+        return False
+    return True
 
 
 def _suffix(narrow: bool, wide: bool) -> str:
@@ -152,12 +164,19 @@ def _row_scratch(taps: int) -> int:
 
 def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
     layer_scales(program, layer)
+    return _product(program, layer, "fully_connected_s8_dsp_1x8", layer.weights.shape[1])
+
+
+def _product(program: Program, layer: Conv2D | FullyConnected, name: str, taps: int) -> Choice:
+    """The kernel of rows of `taps` inputs."""
+    skipping = sparse.compare_entries(weight_rows(layer))
+    if skipping.pays and _fits(sparse.entry_words, layer):
+        return Choice(sparse.ENTRIES, "dense")
     narrow = layer.weight_bits == 4
     if narrow:
         nibbles.check_groups(weight_rows(layer))
     wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
-    name = f"fully_connected_s8_dsp_1x8{_suffix(narrow, wide)}"
-    return Choice(name, "dense", scratch=_row_scratch(layer.weights.shape[1]))
+    return Choice(f"{name}{_suffix(narrow, wide)}", "dense", scratch=_row_scratch(taps), reason=skipping.reason)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Mul
-from edgescale_c import nibbles, pack
+from edgescale_c import nibbles, pack, sparse
 from edgescale_c.dsp_choice import (
     WIDE,
     WIDE_GROUPS,
@@ -35,7 +35,7 @@ def _rounding(scope: Scope) -> int:
     return 2 * scope.out.zero_point + 1
 
 
-def _scales(scope: Scope, layer: Conv2D | DepthwiseConv2D) -> str:
+def _scales(scope: Scope, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> str:
     """Initialiser of `es_scales`."""
     scales = layer_scales(scope.program, layer)
     multiplier = scope.constant("multiplier", scales.multiplier.astype(np.int32))
@@ -48,6 +48,7 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
     if scope.choice.order == "dense":
         return _dense(scope, layer)
     wide = scope.choice.name in (WIDE, WIDE_GROUPS)
+    skips = scope.choice.name == sparse.BLOCKS
     filled = fill_groups(layer, lanes(layer))
     gemm, steps = _gemm(scope, filled, geometry, wide)
     data = f"{scope.read()}, {scope.write()}, {scope.scratch('uint32_t')}, &k"
@@ -68,7 +69,7 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
         call = f"{'es_conv2d_gemm_s8' if geometry.in_c % 4 == 0 else 'es_conv2d_gemm_any_s8'}({data});"
     body = (declaration, call, *clamped(scope, layer.clamp))
     headers: tuple[str, ...] = ("es_conv2d_gemm_s8.h" if layer.groups == 1 else "es_conv2d_groups_s8.h",)
-    headers += ("es_gemm_s4.h",) if layer.weight_bits == 4 else ()
+    headers += ("es_gemm_sparse_s8.h",) if skips else ("es_gemm_s4.h",) if layer.weight_bits == 4 else ()
     return LayerCode(body, scope.choice.name, headers)
 
 
@@ -76,7 +77,10 @@ def _gemm(scope: Scope, layer: Conv2D, geometry: Window, wide: bool) -> tuple[st
     """Initialiser of `es_conv2d_gemm`, of all groups, and fields that say how far their tables lie apart."""
     rows = weight_rows(layer)
     folded = folded_bias(scope, rows, layer.bias)
-    if layer.weight_bits == 4:
+    if scope.choice.name == sparse.BLOCKS:
+        kernel, words, values = "es_gemm_4x1_sparse_s8", sparse.block_words(rows), np.ascontiguousarray(folded)
+        scales, bias = _scales(scope, layer), scope.constant("bias", values)
+    elif layer.weight_bits == 4:
         kernel, words = "es_gemm_2x4_s4", nibbles.gemm_words(rows)
         values = nibbles.table(folded, layer_scales(scope.program, layer), twice=True)
         table = scope.constant("table", values)
@@ -87,7 +91,8 @@ def _gemm(scope: Scope, layer: Conv2D, geometry: Window, wide: bool) -> tuple[st
         scales, bias = _scales(scope, layer), scope.constant("bias", values)
     gemm = (
         f"{{.gemm = {kernel}, .weights = {scope.weights(words, 'uint32_t')}, .bias = {bias}, .scales = {scales}, "
-        f".rounding = {_rounding(scope)}, .tap_pairs = {words.shape[1]}, .in_c = {geometry.in_c // layer.groups}, "
+        f".rounding = {_rounding(scope)}, .tap_pairs = {-(-rows.shape[1] // 4) * 2}, "
+        f".in_c = {geometry.in_c // layer.groups}, "
         f".out_c = {geometry.out_c // layer.groups}}}"
     )
     steps = f".weights_step = {words.size // layer.groups}, .bias_step = {values.size // layer.groups}"
@@ -99,7 +104,26 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
     return _dense(scope, layer)
 
 
+def _sparse(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
+    """A dense product by its non-zero weights."""
+    rows = weight_rows(layer)
+    outputs, inputs = rows.shape
+    entries = sparse.entry_words(rows)
+    bias = np.ascontiguousarray(folded_bias(scope, rows, layer.bias))
+    body = (
+        f"static const es_sparse_layer k = {{.entries = {scope.constant('weights', entries.words)}, "
+        f".words = {scope.constant('words', entries.counts)}, .bias = {scope.constant('bias', bias)}, "
+        f".scales = {_scales(scope, layer)}, .rounding = {_rounding(scope)}, .single = {int(is_single(layer))}}};",
+        f"es_fully_connected_sparse_s8({scope.read()}, {scope.write()}, {scope.source().size // inputs}, {inputs}, "
+        f"{outputs}, &k);",
+        *clamped(scope, layer.clamp),
+    )
+    return LayerCode(body, scope.choice.name, ("es_dense_sparse_s8.h",))
+
+
 def _dense(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
+    if scope.choice.name == sparse.ENTRIES:
+        return _sparse(scope, layer)
     rows = weight_rows(layer)
     outputs, inputs = rows.shape
     scales = layer_scales(scope.program, layer)

@@ -50,15 +50,20 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
 
 
-def recipes_of(names: Sequence[str], observer: Observer, overrides: Sequence[str]) -> tuple[Recipe, ...]:
-    """The recipes named, each once, all but float ones with the overrides.
+def recipes_of(
+    names: Sequence[str], observer: Observer, overrides: Sequence[str], sparsity: str | None = None
+) -> tuple[Recipe, ...]:
+    """The recipes named, each once, all but float ones with the overrides; with `sparsity` also each made sparse.
 
     Raises UsageError for an unknown name, a malformed override, or overrides that change nothing.
     """
     from edgescale.core.errors import UsageError
     from edgescale.core.recipe import parse_recipe, with_overrides
 
-    parsed = [parse_recipe(name, observer) for name in dict.fromkeys(names)]
+    wanted = dict.fromkeys(names)
+    if sparsity:
+        wanted |= dict.fromkeys(f"{name}+{sparsity}" for name in names if "+" not in name)
+    parsed = [parse_recipe(name, observer) for name in wanted]
     if overrides and all(recipe.is_float for recipe in parsed):
         raise UsageError("--override changes quantized recipes, and only fp32 was asked for: add one with --recipe")
     made = [recipe if recipe.is_float else with_overrides(recipe, overrides) for recipe in parsed]

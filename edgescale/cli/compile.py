@@ -46,6 +46,12 @@ _METRICS = ", ".join(BUDGET_METRICS)
     help="Comma-separated recipes: fp32, w8a8, w4a8, w8a16, w4a16-g32, fp4-g64, ... or auto.",
 )
 @click.option("--bits", type=click.Choice(["auto"]), help="auto: also choose 4 or 8 bits layer by layer (recipe auto).")
+@click.option(
+    "--sparsity",
+    metavar="KIND",
+    help="Also make each recipe sparse: auto, ch0.5 (channels, half the MACs left), 2:4, 1x4:0.75, u0.9. The same as "
+    "a recipe such as w8a8+ch0.5.",
+)
 @override_option
 @click.option(
     "--observer",
@@ -117,6 +123,7 @@ def run_compile(
     command_line: list[str],
     bits: str | None = None,
     overrides: tuple[str, ...] = (),
+    sparsity: str | None = None,
 ) -> int:
     """Compile, print, write the reports; the exit code."""
     from edgescale.cache import StageStore
@@ -130,7 +137,7 @@ def run_compile(
     request = Request(
         models=models,
         targets=profiles,
-        recipes=recipes_of([*recipes.split(","), *([bits] if bits else [])], observer, overrides),
+        recipes=recipes_of([*recipes.split(","), *([bits] if bits else [])], observer, overrides, sparsity),
         budgets=parse_budgets(budgets, [profile.name for profile in profiles]),
         calibration=calib,
         evaluation=evaluation,

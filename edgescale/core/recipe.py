@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Literal
 
 from edgescale.core.errors import UsageError
+from edgescale.core.sparsity import Sparsity, parse_sparsities
 
 Observer = Literal["robust", "minmax", "percentile", "mse", "entropy"]
 OBSERVERS: tuple[str, ...] = ("robust", "minmax", "percentile", "mse", "entropy")
@@ -73,7 +74,8 @@ class Recipe:
     A name is `w<weights>a<activations>` and suffixes: weights 2 to 8 (bits of an integer), fp4 (E2M1), fp8
     (E4M3) or nf4; activations 8, 16 (integers), fp8 or, left out, float. Suffixes in any order: `g<n>` one
     scale a group of n input channels, `tensor` one a tensor (default: one an output channel), `asym` with
-    zero-points, one of ROUNDINGS, any of STEPS and SCALE_RULES. `auto` chooses 4 or 8 bits for each layer.
+    zero-points, one of ROUNDINGS, any of STEPS and SCALE_RULES. `auto` chooses 4 or 8 bits for each layer. Behind a
+    `+`: sparsity (`core.sparsity`), which comes before the numbers' formats.
     """
 
     weight_bits: int = FLOAT
@@ -93,10 +95,11 @@ class Recipe:
     share: float | None = None
     """Weight bytes allowed, as a share of those at 8 bits; None: every layer has `weight_bits`."""
     overrides: tuple[Override, ...] = ()
+    sparsity: tuple[Sparsity, ...] = ()
 
     @property
     def is_float(self) -> bool:
-        """Whether nothing is quantized."""
+        """Whether nothing is quantized; weights may be sparse."""
         return self.weight_bits == FLOAT and self.activation_bits == FLOAT and not self.overrides
 
     @property
@@ -133,7 +136,8 @@ class Recipe:
             # Two sets of overrides are two variants: the name tells them apart, the manifest holds the text.
             text = ";".join(override_texts(self))
             parts.append(f"o{sha256(text.encode()).hexdigest()[:6]}")
-        return "-".join(parts) + (SIMULATED if self.simulated else "")
+        sparse = "".join(f"+{part}" for part in self.sparsity)
+        return "-".join(parts) + sparse + (SIMULATED if self.simulated else "")
 
     def _base(self) -> str:
         if self.share is not None:
@@ -148,7 +152,11 @@ class Recipe:
 
 def parse_recipe(text: str, observer: Observer = "robust") -> Recipe:
     """A recipe's name -> Recipe (see there). Raises UsageError for a part that is unknown or has no effect."""
-    base, *suffixes = text.strip().lower().split("-")
+    written = text.strip().lower()
+    dense, *sparse = written.removesuffix(SIMULATED).split("+")
+    if sparse:
+        return replace(parse_recipe(dense, observer), sparsity=parse_sparsities(sparse))
+    base, *suffixes = written.split("-")
     if base in ("fp32", "float", "float32"):
         if suffixes:
             raise UsageError(f"recipe {text!r}: fp32 takes no suffix")
@@ -223,8 +231,10 @@ def with_overrides(recipe: Recipe, texts: Iterable[str]) -> Recipe:
         if not separator or not pattern.strip() or not name.strip():
             raise UsageError(f"override {text!r}: write pattern=recipe, for example 'stage1.*=w8a8' or 'head=fp32'")
         made = parse_recipe(name, recipe.observer)
-        if made.share is not None or set(made.steps) - {"mse"}:
-            raise UsageError(f"override {text!r}: auto, cle, smooth, bc and abc are choices for the whole model")
+        if made.share is not None or made.sparsity or set(made.steps) - {"mse"}:
+            raise UsageError(
+                f"override {text!r}: auto, cle, smooth, bc, abc and sparsity are choices for the whole model"
+            )
         rules.append(Override(pattern.strip(), replace(made, percentile=recipe.percentile)))
     return replace(recipe, overrides=tuple(rules))
 

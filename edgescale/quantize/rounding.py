@@ -45,7 +45,7 @@ def reconstruct(matrix: Real, summary: Summary, layout: Layout) -> Blocks:
     """Levels and scales for weights [outputs, terms] that reproduce the float output from the quantized input.
 
     AdaRound's objective with the asymmetric target, over all levels instead of the two neighbours: several clips a
-    block, each optimised by exact coordinate descent, the best kept row by row.
+    block, each optimised by exact coordinate descent, the best kept row by row. Weights of zero stay zero.
     """
     groups, _, terms = summary.xx.shape
     weights = matrix.reshape(groups, -1, terms)
@@ -59,7 +59,10 @@ def reconstruct(matrix: Real, summary: Summary, layout: Layout) -> Blocks:
     scales = [constrain(full * clip, layout.scale_rule) for clip in clips]
     wide = [spread(scale, layout.shape, layout.block_size).reshape(weights.shape) for scale in scales]
     # All clips descend together, as more rows of one problem.
-    levels, cost = descend(np.tile(target, (1, len(clips), 1)), hessian, np.concatenate(wide, axis=1), layout.form)
+    live = np.tile(weights != 0, (1, len(clips), 1))
+    levels, cost = descend(
+        np.tile(target, (1, len(clips), 1)), hessian, np.concatenate(wide, axis=1), layout.form, live
+    )
     rows = weights.shape[1]
     best = cost.reshape(groups, len(clips), rows).argmin(axis=1)
     taken = levels.reshape(groups, len(clips), rows, terms)[np.arange(groups)[:, None], best, np.arange(rows)]
@@ -84,12 +87,16 @@ def _clips(work: float, weights: Real, full: Real, hessian: Real, layout: Layout
     return [float(_CLIPS[i]) for i in sorted(np.argsort(errors)[:count])]
 
 
-def descend(target: Real, hessian: Real, scale: Real, form: Format) -> tuple[Real, Real]:
+def descend(
+    target: Real, hessian: Real, scale: Real, form: Format, live: npt.NDArray[np.bool_] | None = None
+) -> tuple[Real, Real]:
     """(levels, error of each row): from the nearest levels, one column after the other to its exact optimum.
 
     Each step lowers (s q - t) H (s q - t)^T or leaves it; ends when a sweep changes nothing, after _SWEEPS at most.
+    Levels that are not `live` (all are where it is None) are zero.
     """
-    levels = form.nearest(target / scale)
+    live = np.ones(target.shape, np.bool_) if live is None else live
+    levels = np.where(live, form.nearest(target / scale), 0.0)
     slope = (scale * levels - target) @ hessian
     power = np.einsum("gii->gi", hessian)
     terms = target.shape[-1]
@@ -103,6 +110,7 @@ def descend(target: Real, hessian: Real, scale: Real, form: Format) -> tuple[Rea
                 step = scale[:, :, start + j]
                 old = levels[:, :, start + j]
                 new = form.nearest(old - local[:, :, j] / (step * power[:, None, start + j]))
+                new = np.where(live[:, :, start + j], new, 0.0)
                 change = (new - old) * step
                 if not change.any():
                     continue
@@ -122,7 +130,8 @@ def gptq(matrix: Real, summary: Summary, layout: Layout, scale: Real) -> Blocks:
     """Round weights [outputs, terms] column by column; the rest of the row absorbs each column's error.
 
     Frantar et al., "GPTQ": with U the upper Cholesky factor of H^-1, the columns behind j lose
-    (w_j - s q_j) / U_jj * U_j. Columns go in the order of falling input power. scale: one a block.
+    (w_j - s q_j) / U_jj * U_j. Columns go in the order of falling input power; weights of zero stay zero. scale: one a
+    block.
     """
     groups, _, terms = summary.xx.shape
     rows = matrix.reshape(groups, -1, terms).copy()
@@ -136,7 +145,7 @@ def gptq(matrix: Real, summary: Summary, layout: Layout, scale: Real) -> Blocks:
         upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
         left, steps = rows[group][:, order], wide[group][:, order]
         for j in range(terms):
-            level = layout.form.nearest(left[:, j] / steps[:, j])
+            level = np.where(rows[group][:, order[j]] != 0, layout.form.nearest(left[:, j] / steps[:, j]), 0.0)
             levels[group][:, order[j]] = level
             error = (left[:, j] - level * steps[:, j]) / upper[j, j]
             left[:, j + 1 :] -= error[:, None] * upper[j, j + 1 :]

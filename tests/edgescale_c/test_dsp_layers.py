@@ -129,7 +129,33 @@ def others(draw):
     return layer, [a, b], int8("y", shape, draw(zero_points))
 
 
-KINDS = {"conv": windows(False), "depthwise": windows(True), "dense": dense(), "others": others()}
+@st.composite
+def sparse(draw):
+    """A convolution or a product of single rows most of whose weights are zero, in blocks of four or anywhere."""
+    rng = np.random.default_rng(draw(seeds))
+    outputs, keep = draw(st.integers(1, 9)), draw(st.sampled_from([0.0, 0.05, 0.1, 0.25]))
+    convolution = draw(st.booleans())
+    k = draw(st.sampled_from([1, 3])) if convolution else 1
+    depth = draw(st.sampled_from([16, 21, 32, 40] if convolution else [40, 90, 700]))
+    rows = weights(draw, (outputs, k * k * depth))
+    if convolution and draw(st.booleans()):
+        rows = rows * np.repeat(rng.random((outputs, -(-rows.shape[1] // 4))) < keep, 4, axis=1)[:, : rows.shape[1]]
+    else:
+        rows = rows * (rng.random(rows.shape) < keep * (0.3 if convolution else 1))
+    w, b = rows.astype(np.int8).reshape(outputs, k, k, depth), bias(draw, outputs)
+    bound = int(np.abs(rows).sum(axis=1).max()) * 128 + int(np.abs(b).max())
+    q = requant(draw, outputs, bound, "double" if convolution else draw(st.sampled_from(["single", "double"])))
+    source, made = draw(zero_points), draw(zero_points)
+    if not convolution and draw(st.booleans()):
+        layer = FullyConnected("fc", ("x",), "y", w.reshape(outputs, depth), b, q, clamp(draw))
+        count = draw(st.sampled_from([1, 1, 3]))
+        return layer, [int8("x", (1, count, depth), source)], int8("y", (1, count, outputs), made)
+    side = draw(st.integers(2, 5)) if convolution else 1
+    layer = Conv2D("c", ("x",), "y", w, b, (1, 1), (1, 1), (k // 2,) * 4, 1, q, clamp(draw))
+    return layer, [int8("x", (1, side, side, depth), source)], int8("y", (1, side, side, outputs), made)
+
+
+KINDS = {"sparse": sparse(), "conv": windows(False), "depthwise": windows(True), "dense": dense(), "others": others()}
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +175,8 @@ def test_dsp_layers_equal_the_reference(shared_harness, kind, data, seed):
     built = harness.build(programs, "-O2", family="dsp")
     names = [one.meta["layers"][0]["kernel"] for one in built.generated]
     assert sum("dsp" in name for name in names) > 10, [one.meta["layers"][0]["reason"] for one in built.generated]
+    if kind == "sparse":
+        assert sum("sparse" in name for name in names) > 10, names
     harness.check(built, seed)
     if all(importlib.util.find_spec(package) for package in ("unicorn", "ziglang", "capstone", "elftools")):
         harness.check_emulated(built, CORES[seed % 3], seed, "dsp")
