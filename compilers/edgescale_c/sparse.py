@@ -21,7 +21,7 @@ ENTRIES = "fully_connected_s8_dsp_sparse"
 
 _QUAD = 4
 _MOST = 255
-_MENTIONED = 0.2
+_MENTIONED = 0.4
 """Share of zero weights from which on a layer is told why they do not help."""
 
 

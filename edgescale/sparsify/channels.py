@@ -22,6 +22,11 @@ _BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Pow"})
 _MOVES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 
 
+def _usual_axis(rank: int) -> int:
+    """Of the channels: behind the batch, or last in sequences."""
+    return 2 if rank == 3 else min(1, rank - 1)
+
+
 @dataclass(frozen=True)
 class Channels:
     """The channels of a value: they lie along `axis`, `labels` [size of that axis] names each."""
@@ -115,7 +120,7 @@ class _Finder:
         shape = shape_of(value)
         if shape is None or len(shape) < 2:
             return None
-        at = (1 if len(shape) != 3 else 2) if axis is None else axis % len(shape)
+        at = _usual_axis(len(shape)) if axis is None else axis % len(shape)
         made = Channels(at, self._new(shape[at]))
         self.channels[value] = made
         if frozen:
@@ -272,9 +277,11 @@ class _Finder:
         if is_op(node, "Transpose"):
             every = every.transpose(ints_attribute(node, "perm") or tuple(reversed(range(len(before)))))
         every = every.reshape(after)
-        for axis in range(len(after)):
+        # A single channel is told apart by any axis; the usual one is meant.
+        axes = range(len(after)) if len(set(source.labels.tolist())) > 1 else [_usual_axis(len(after))]
+        for axis in axes:
             line = np.moveaxis(every, axis, 0).reshape(after[axis], -1)
-            if (line == line[:, :1]).all() and (len(source.labels) == 1 or after[axis] > 1):
+            if (line == line[:, :1]).all():
                 made = Channels(axis, np.ascontiguousarray(line[:, 0]))
                 self.channels[out] = made
                 if is_op(node, "Reshape"):

@@ -172,7 +172,12 @@ def update(matrix: Real, xx: Real, yx: Real, part: Sparsity, row: Row) -> Real:
             left[~kept[:, j], j] = 0.0
     mask = np.empty_like(kept)
     mask[:, order] = kept
-    return refit(yx + damping * matrix, hessian, mask)
+    # A greedy choice can be worse than a plain one; whichever leaves the least error is taken.
+    wanted = yx + damping * matrix
+    power = np.diag(hessian)
+    masks = (mask, choose(matrix**2 * power, part, row), choose(matrix**2, part, row))
+    fitted = [refit(wanted, hessian, one) for one in masks]
+    return min(fitted, key=lambda one: float(np.einsum("ot,ot->", one, one @ hessian - 2 * wanted)))
 
 
 def refit(wanted: Real, hessian: Real, mask: Mask) -> Real:
