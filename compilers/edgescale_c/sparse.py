@@ -32,6 +32,7 @@ class Comparison:
     sparse: float
     dense: float
     zeros: float
+    unit: str
 
     @property
     def pays(self) -> bool:
@@ -44,7 +45,7 @@ class Comparison:
         if self.pays or self.zeros < _MENTIONED:
             return ""
         more = self.sparse / self.dense - 1
-        return f"{self.zeros:.0%} of the weights are zero; skipping them would take {more:.0%} more instructions"
+        return f"{self.zeros:.0%} of the weights are zero; skipping {self.unit} would take {more:.0%} more instructions"
 
 
 def compare_blocks(rows: Table) -> Comparison:
@@ -52,7 +53,7 @@ def compare_blocks(rows: Table) -> Comparison:
     live = np.maximum(_live_quads(rows).sum(axis=1), 1)
     outputs, quads = len(rows), -(-rows.shape[1] // _QUAD)
     dense = -(-outputs // 2) * (24.0 * quads + 3 * -(-quads // 4) + 84)
-    return Comparison(float(17 * live.sum() + 46 * outputs), dense, float((rows == 0).mean()))
+    return Comparison(float(17 * live.sum() + 46 * outputs), dense, float((rows == 0).mean()), "blocks of four")
 
 
 def compare_entries(rows: Table) -> Comparison:
@@ -60,7 +61,7 @@ def compare_entries(rows: Table) -> Comparison:
     words = -(-(rows != 0).sum(axis=1) // 2)
     outputs, quads = len(rows), -(-rows.shape[1] // _QUAD)
     dense = outputs / 8 * (31.0 * quads + 3 * -(-quads // 4)) + 22 * outputs
-    return Comparison(float(9 * words.sum() + 36 * outputs), dense, float((rows == 0).mean()))
+    return Comparison(float(9 * words.sum() + 36 * outputs), dense, float((rows == 0).mean()), "them")
 
 
 def block_words(rows: Table) -> Words:

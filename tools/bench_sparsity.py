@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""What sparsity gives on a device: accuracy, multiply-accumulates, instructions, flash and milliseconds side by side.
+
+    python tools/bench_sparsity.py channels    # channel pruning of the example family against plain magnitude
+    python tools/bench_sparsity.py patterns    # 2:4, 1x4 blocks, unstructured, each with and without weight update
+    python tools/bench_sparsity.py kernels     # every layer of the large net, dense and block-sparse at 75 %
+    python tools/bench_sparsity.py flash       # an AD-shaped dense net, 90 % of the weights zero
+
+Instructions, flash and RAM: the int8 model on the emulated core of --target. Milliseconds: the float model on this
+machine, ONNX Runtime, one thread, the fastest of several rounds, dense and pruned taking turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from edgescale.cache import StageStore
+from edgescale.core.dataset import Dataset
+from edgescale.core.model import Model
+from edgescale.core.recipe import parse_recipe
+from edgescale.core.sparsity import parse_sparsity
+from edgescale.core.target import load_target
+from edgescale.frontend import load_model, save_model
+from edgescale.pipeline import Request, compile_models
+from edgescale.sparsify.channels import find_structure
+from edgescale.sparsify.masks import prune_weights
+from edgescale.sparsify.prune import ChannelRequest, prune_channels
+from edgescale.sparsify.shrink import layer_macs
+
+FASHION = Path(__file__).resolve().parents[1] / "examples" / "fashion"
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of an int8 model on a device; `layers`: {name: (instructions, kernel)}."""
+
+    instructions: float
+    flash: float
+    accuracy: float | None
+    layers: dict[str, tuple[float, str]]
+
+
+def fashion(name: str) -> Dataset:
+    """Calibration or test samples of the example."""
+    data = np.load(FASHION / f"{name}.npz")
+    return Dataset(name, data["x"], data["y"], name)
+
+
+def session(model: Model):
+    """ONNX Runtime, one thread."""
+    import onnxruntime
+
+    from edgescale.frontend.load import serialize
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+
+
+def top1(model: Model, data: Dataset) -> float:
+    """Percent."""
+    run, name = session(model), model.inputs[0].name
+    outputs = np.concatenate([run.run(None, {name: x})[0] for x in data.batches(1)])
+    return 100 * float((outputs.argmax(axis=1) == data.y).mean())
+
+
+def milliseconds(models: list[Model], data: Dataset) -> list[float]:
+    """Of one inference on this machine."""
+    runs = [session(model) for model in models]
+    best = [float("inf")] * len(models)
+    for _ in range(ROUNDS):
+        for i, (run, model) in enumerate(zip(runs, models, strict=True)):
+            start = time.perf_counter()
+            for x in data.x[:100]:
+                run.run(None, {model.inputs[0].name: x[None]})
+            best[i] = min(best[i], (time.perf_counter() - start) * 10)
+    return best
+
+
+def macs(model: Model) -> int:
+    """Of one inference."""
+    return sum(layer_macs(find_structure(model.ir.graph), ()).values())
+
+
+def measure(model: Model, target: str, calibration: Path, evaluation: Path | None, recipe: str = "w8a8") -> Cost:
+    """Compile under `recipe` for the device, verify against the reference, and count."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{model.name}.onnx"
+        save_model(model, path)
+        request = Request(
+            (path,),
+            (load_target(target),),
+            (parse_recipe(recipe),),
+            calibration=str(calibration),
+            evaluation=None if evaluation is None else str(evaluation),
+            samples=1,
+            out=Path(folder) / "bundle",
+        )
+        result = compile_models(request, StageStore())
+    if result.failures:
+        raise result.failures[0].error
+    found = result.entries[0].measurement
+    accuracy = found.metrics.get("accuracy")
+    layers = {
+        layer.name: (float(layer.metrics["instructions"].value), layer.kernel or "")
+        for layer in found.layers
+        if "instructions" in layer.metrics
+    }
+    return Cost(
+        float(found.metrics["instructions"].value),
+        float(found.metrics["flash"].value),
+        None if accuracy is None else 100 * float(accuracy.value),
+        layers,
+    )
+
+
+def table(head: str) -> None:
+    """The head of a table."""
+    print(f"| {head} |\n|{'---|' * (head.count('|') + 1)}", flush=True)
+
+
+def channels(arguments: argparse.Namespace) -> None:
+    """Least-squares repair, no training; against plain magnitude with and without the same repair."""
+    data, test = fashion("calibration"), fashion("test")
+    head = "net | method | MACs left | top-1 % fp32 | drop | top-1 % int8 | instructions | speed-up | flash | share | "
+    table(head + "host ms | speed-up")
+    for size in arguments.sizes:
+        dense = load_model(FASHION / f"fashion_{size}.onnx")
+        full, start = macs(dense), top1(dense, test)
+        base = measure(dense, arguments.target, FASHION / "calibration.npz", FASHION / "test.npz")
+        rows = [("dense", dense, base)]
+        for share in arguments.shares:
+            for label, request in (
+                ("magnitude, uniform, no repair", ChannelRequest(share, "macs", "magnitude", "uniform", repair=False)),
+                ("magnitude, uniform, repair", ChannelRequest(share, "macs", "magnitude", "uniform")),
+                ("reconstruction, sensitivity, repair", ChannelRequest(share)),
+            ):
+                pruned = prune_channels(dense, data, request).model
+                cost = measure(pruned, arguments.target, FASHION / "calibration.npz", FASHION / "test.npz")
+                rows.append((f"{label}, ch{share:g}", pruned, cost))
+        times = milliseconds([model for _, model, _ in rows], test)
+        for (label, model, cost), taken in zip(rows, times, strict=True):
+            print(
+                f"| {size} | {label} | {macs(model) / full:.3f} | {top1(model, test):.2f} | "
+                f"{start - top1(model, test):.2f} | {cost.accuracy:.2f} | {cost.instructions:,.0f} | "
+                f"{base.instructions / cost.instructions:.2f} | {cost.flash:,.0f} | {cost.flash / base.flash:.2f} | "
+                f"{taken:.3f} | {times[0] / taken:.2f} |",
+                flush=True,
+            )
+
+
+def patterns(arguments: argparse.Namespace) -> None:
+    """One-shot zeros with update against magnitude; what exploits them on the device."""
+    data, test = fashion("calibration"), fashion("test")
+    head = (
+        "net | sparsity | density | top-1 % magnitude | with update | dense | instructions | speed-up | flash share | "
+    )
+    table(head + "layers that skip")
+    for size in arguments.sizes:
+        dense = load_model(FASHION / f"fashion_{size}.onnx")
+        start = top1(dense, test)
+        base = measure(dense, arguments.target, FASHION / "calibration.npz", None)
+        for text in arguments.patterns:
+            part = parse_sparsity(text)
+            plain, _ = prune_weights(dense, data, part, method="magnitude")
+            better, densities = prune_weights(dense, data, part)
+            cost = measure(better, arguments.target, FASHION / "calibration.npz", None)
+            skip = sum("sparse" in kernel for _, kernel in cost.layers.values())
+            print(
+                f"| {size} | {text} | {np.mean(list(densities.values())):.2f} | {top1(plain, test):.2f} | "
+                f"{top1(better, test):.2f} | {start:.2f} | {cost.instructions:,.0f} | "
+                f"{base.instructions / cost.instructions:.2f} | {cost.flash / base.flash:.2f} | "
+                f"{skip} of {len(densities)} |",
+                flush=True,
+            )
+            declined = sorted({kernel for _, kernel in cost.layers.values() if "skipping" in kernel})
+            for reason in declined:
+                print(f"  declined: {reason}")
+
+
+def kernels(arguments: argparse.Namespace) -> None:
+    """Layer by layer: instructions of the dense kernel and of the one that skips blocks."""
+    data = fashion("calibration")
+    print("| net | layer | dense | 1x4:0.75 | speed-up | kernel |\n|---|---|---|---|---|---|")
+    for size in arguments.sizes:
+        dense = load_model(FASHION / f"fashion_{size}.onnx")
+        sparse, densities = prune_weights(dense, data, parse_sparsity("1x4:0.75"))
+        before, after = (measure(m, arguments.target, FASHION / "calibration.npz", None) for m in (dense, sparse))
+        for name in densities:
+            if name in before.layers and name in after.layers:
+                (old, _), (new, kernel) = before.layers[name], after.layers[name]
+                print(f"| {size} | {name} | {old:,.0f} | {new:,.0f} | {old / new:.2f} | {kernel} |")
+
+
+def anomaly_net() -> Model:
+    """A dense autoencoder of MLPerf Tiny's shape (640, 4 x 128, 8, 4 x 128, 640), random weights."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng, nodes, constants, x = np.random.default_rng(0), [], [], "x"
+    widths = [640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640]
+    for i, (fan, units) in enumerate(pairwise(widths)):
+        weights = (rng.standard_normal((units, fan)) * np.sqrt(2 / fan)).astype(np.float32)
+        constants.append(numpy_helper.from_array(weights, f"w{i}"))
+        constants.append(numpy_helper.from_array(np.zeros(units, np.float32), f"b{i}"))
+        nodes.append(helper.make_node("Gemm", [x, f"w{i}", f"b{i}"], [f"y{i}"], f"dense{i}", transB=1))
+        x = f"y{i}"
+        if units != 640:
+            nodes.append(helper.make_node("Relu", [x], [f"r{i}"], f"relu{i}"))
+            x = f"r{i}"
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 640]) for n in ("x", x)]
+    graph = helper.make_graph(nodes, "ad", ports[:1], ports[1:], constants)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ad.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+        return load_model(path)
+
+
+def flash(arguments: argparse.Namespace) -> None:
+    """Flash and instructions of a weight-bound net, dense and with single weights skipped."""
+    model = anomaly_net()
+    x = np.random.default_rng(1).standard_normal((256, 640)).astype(np.float32)
+    data = Dataset("random", x, None, "random")
+    with tempfile.TemporaryDirectory() as folder:
+        calibration = Path(folder) / "x.npz"
+        np.savez(calibration, x=x)
+        base = measure(model, arguments.target, calibration, None)
+        print("| net | sparsity | flash | of dense | instructions | of dense |\n|---|---|---|---|---|---|")
+        print(f"| AD-shaped | dense | {base.flash:,.0f} | 1.00 | {base.instructions:,.0f} | 1.00 |")
+        for share in (0.75, 0.8, 0.9, 0.95):
+            sparse, _ = prune_weights(model, data, parse_sparsity(f"u{share}"))
+            cost = measure(sparse, arguments.target, calibration, None)
+            print(
+                f"| AD-shaped | u{share} | {cost.flash:,.0f} | {cost.flash / base.flash:.2f} | "
+                f"{cost.instructions:,.0f} | {cost.instructions / base.instructions:.2f} |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Run the part that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"channels": channels, "patterns": patterns, "kernels": kernels, "flash": flash}
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--target", default="cortex-m4-stm32l4r5")
+    parser.add_argument("--sizes", nargs="+", default=["large"], choices=["small", "medium", "large"])
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.5])
+    parser.add_argument("--patterns", nargs="+", default=["2:4", "4:8", "1x4:0.5", "1x4:0.75", "u0.75"])
+    arguments = parser.parse_args()
+    parts[arguments.part](arguments)
+
+
+if __name__ == "__main__":
+    main()
