@@ -17,7 +17,9 @@ CALLS = 40
 def library(tmp_path_factory):
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc: apt-get install gcc")
-    return build(tmp_path_factory.mktemp("controller"))
+    # Undefined behaviour ends the process instead of giving some answer.
+    flags = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+    return build(tmp_path_factory.mktemp("controller"), *flags)
 
 
 def test_the_same_decisions_in_100000_states(library):
