@@ -132,6 +132,7 @@ def prepare(
     check_request(model, recipe)
 
     from edgescale.frontend.passes import CanonicalGemm
+    from edgescale.quantize.balance import balance
     from edgescale.quantize.calibrate import collect
     from edgescale.quantize.equalize import equalize
     from edgescale.quantize.plan import make_plan
@@ -146,6 +147,10 @@ def prepare(
     recipes = _recipes(nodes, recipe)
     if {"cle", "smooth"} & set(recipe.steps):
         equalize(model, graph, calibration, recipe.steps, progress)
+    elif recipe.activation_bits == 8:
+        moved = balance(model, graph, calibration, lambda node: recipes[node].weight_bits, progress)
+        if moved:
+            graph.metadata_props["edgescale.balanced"] = "; ".join(moved)
     floats = frozenset(node for node, own in recipes.items() if _stays_float(node, own))
     plan = make_plan(graph.graph, floats)
     weighted = {
