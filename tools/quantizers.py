@@ -156,12 +156,15 @@ def ai_edge(source: Path, x: Any, name: str, job: Job, out: Path) -> Runner:
 
 
 def _signed(source: Path, copy: Path) -> Path:
-    """The file, or a copy that names its inputs and outputs in a signature: AI Edge Quantizer calibrates by one."""
+    """The file, or a copy in the form AI Edge Quantizer takes: its ports named in a signature, by which it calibrates,
+    operator codes where new files have them, and the integers of a hybrid file as the float weights they stand for."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(source))
-    if model.signatureDefs:
+    graph = model.subgraphs[0]
+    hybrid = [tensor for tensor in graph.tensors if _is_stored_integer(model, tensor)]
+    if model.signatureDefs and not hybrid:
         return source
 
     def ports(indices: Any, label: str) -> list[Any]:
@@ -172,13 +175,40 @@ def _signed(source: Path, copy: Path) -> Path:
             maps.append(port)
         return maps
 
-    signature = schema.SignatureDefT()
-    signature.signatureKey = b"serving_default"
-    signature.inputs = ports(model.subgraphs[0].inputs, "input")
-    signature.outputs = ports(model.subgraphs[0].outputs, "output")
-    model.signatureDefs = [signature]
+    for code in model.operatorCodes:
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
+    for tensor in hybrid:
+        _dequantize(model, tensor)
+    if not model.signatureDefs:
+        signature = schema.SignatureDefT()
+        signature.signatureKey = b"serving_default"
+        signature.inputs = ports(graph.inputs, "input")
+        signature.outputs = ports(graph.outputs, "output")
+        model.signatureDefs = [signature]
     flatbuffer_utils.write_model(model, str(copy))
     return copy
+
+
+def _is_stored_integer(model: Any, tensor: Any) -> bool:
+    """Whether it is a constant of int8 with a scale."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    data, units = model.buffers[tensor.buffer].data, tensor.quantization
+    scaled = units is not None and units.scale is not None and len(units.scale) > 0
+    return tensor.type == schema.TensorType.INT8 and data is not None and scaled
+
+
+def _dequantize(model: Any, tensor: Any) -> None:
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    units = tensor.quantization
+    shape = tuple(-1 if axis == units.quantizedDimension else 1 for axis in range(len(tensor.shape)))
+    scale, zero = (np.asarray(part, np.float32).reshape(shape) for part in (units.scale, units.zeroPoint))
+    stored = np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(np.int8).reshape(tensor.shape)
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = np.frombuffer(((stored - zero) * scale).astype(np.float32).tobytes(), np.uint8)
+    tensor.type, tensor.buffer, tensor.quantization = schema.TensorType.FLOAT32, len(model.buffers) - 1, None
 
 
 TOOLS: dict[str, Callable[[Path, Any, str, Job, Path], Runner]] = {
