@@ -67,6 +67,32 @@ def test_outlier_channel(net, explain, loaded, images, run):
     assert error(proto, helped, run, x) < 0.3 * plain
 
 
+def test_saturation(net, loaded, images, run):
+    """Calibrated from faint images, judged on what is five times as bright: the layers' results leave their ranges."""
+    from edgescale.core.dataset import Dataset
+    from edgescale.core.progress import SILENT
+    from edgescale.quantize.diagnose import diagnose
+    from edgescale.quantize.post_training import prepare
+    from edgescale.quantize.reconstruct import round_weights
+
+    n = net(8)
+    model = loaded(n.proto(chain(n), opset=21))
+    faint = Dataset("faint", images().x / 5, None, "")
+    prepared = prepare(model, faint, parse_recipe("w8a8"))
+    found = diagnose(prepared, round_weights(prepared, faint, SILENT), images(), SILENT)
+    worst = found[0]
+    assert any(cause.startswith("saturation: ") for cause in worst.causes)
+    assert worst.loss > 100 * diagnose(prepared, round_weights(prepared, faint, SILENT), faint, SILENT)[0].loss
+
+
+def test_every_layer_that_is_blamed_has_a_cause(net, explain):
+    """Wide results without outliers are told by the coarseness of their steps."""
+    n = net(8)
+    for layer in explain(n.proto(chain(n), opset=21), "w8a8"):
+        if layer.share > 0.2:
+            assert layer.causes
+
+
 def test_few_bits(net, explain, loaded, images, run):
     n = net(8)
     proto = n.proto(chain(n), opset=21)
