@@ -12,7 +12,8 @@ from edgescale.core.progress import SILENT
 from edgescale.core.variant import parse_recipe
 from edgescale.frontend.passes import CanonicalGemm
 from edgescale.quantize import quantize
-from edgescale.quantize.balance import balance, find_families
+from edgescale.quantize.balance import balance
+from edgescale.quantize.channels import find_families
 
 
 def separable(n):
@@ -31,6 +32,15 @@ def residual(n):
     return n.gemm(n.node("Flatten", [n.node("GlobalAveragePool", [t])]), 16, 6)
 
 
+def branching(n):
+    """Branches of their own ranges side by side, gathered by Concat, and flattened pixels that a Gemm reads."""
+    t = n.relu(n.conv("x", 3, 16, strides=[2, 2]))
+    left, right = n.relu(n.conv(t, 16, 8, 1)), n.relu(n.conv(t, 16, 12))
+    t = n.node("Concat", [left, right, n.node("MaxPool", [t], kernel_shape=[3, 3], pads=[1] * 4)], axis=1)
+    t = n.node("MaxPool", [n.relu(n.conv(t, 36, 16))], kernel_shape=[2, 2], strides=[2, 2])
+    return n.gemm(n.node("Flatten", [t]), 144, 6)
+
+
 def planted(proto, families, seed=0, grown=64):
     """The same function, with two channels of each family grown and all spread out a little."""
     tensors = {t.name: t for t in proto.graph.initializer}
@@ -41,15 +51,18 @@ def planted(proto, families, seed=0, grown=64):
         tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
 
     for family in families:
-        factors = 2.0 ** random.integers(-1, 2, 16)
-        factors[random.choice(16, 2, replace=False)] *= grown
-        for node in family.makers:
-            scale(node.inputs[1].name, (-1, 1, 1, 1), factors)
-            scale(node.inputs[2].name, (-1,), factors)
-        for node, _ in family.readers:
+        factors = 2.0 ** random.integers(-1, 2, family.free.size)
+        factors[random.choice(factors.size, 2, replace=False)] *= grown
+        factors[~family.free] = 1.0
+        for maker in family.makers:
+            own = factors[maker.channels]
+            scale(maker.node.inputs[1].name, (-1, *(1,) * (len(maker.node.inputs[1].shape) - 1)), own)
+            scale(maker.node.inputs[2].name, (-1,), own)
+        for reader in family.readers:
+            node = reader.node
             depthwise = node.op_type == "Conv" and node.attributes["group"].as_int() > 1
             shape = (-1, 1, 1, 1) if depthwise else (1, -1) if node.op_type == "Gemm" else (1, -1, 1, 1)
-            scale(node.inputs[1].name, shape, 1 / factors)
+            scale(node.inputs[1].name, shape, 1 / factors[reader.channels])
     return proto
 
 
@@ -64,7 +77,7 @@ def relative_error(proto, made, run, x):
     return float(np.sum((got - exact) ** 2) / np.sum(exact**2))
 
 
-@pytest.mark.parametrize("build", [separable, residual])
+@pytest.mark.parametrize("build", [separable, residual, branching])
 @pytest.mark.parametrize("recipe", ["w8a8", "w4a8"])
 def test_planted_outliers_cost_little(net, loaded, images, run, build, recipe):
     n = net(8)
@@ -80,7 +93,7 @@ def test_planted_outliers_cost_little(net, loaded, images, run, build, recipe):
     assert relative_error(spoilt, made, run, x) < 3 * plain
 
 
-@pytest.mark.parametrize("build", [separable, residual])
+@pytest.mark.parametrize("build", [separable, residual, branching])
 def test_the_float_net_stays_the_same(net, loaded, images, run, build):
     n = net(8)
     proto = n.proto(build(n))
@@ -92,7 +105,7 @@ def test_the_float_net_stays_the_same(net, loaded, images, run, build):
     np.testing.assert_allclose(run(onnx_ir.to_proto(graph), images().x)[0], run(spoilt, images().x)[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("build", [separable, residual])
+@pytest.mark.parametrize("build", [separable, residual, branching])
 def test_what_is_rescaled_gets_closer(net, loaded, images, run, build, monkeypatch):
     """Mild outliers: where the estimate says it pays, the measured error falls."""
     x, ratios = images(64, seed=5).x, []
