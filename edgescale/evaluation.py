@@ -68,14 +68,14 @@ def without_cost(measurement: Measurement, recipe: Recipe) -> Measurement:
     return replace(measurement, metrics=kept, layers=(), unavailable=unavailable)
 
 
-def evaluation_of(evaluation: str | None, calibration: str | None, metric: str | None) -> Evaluation:
+def evaluation_of(evaluation: str | None, calibration: DataSource | None, metric: str | None) -> Evaluation:
     """Judge on the evaluation data; without it by cosine on the calibration data; without either, not at all."""
     if evaluation:
         return Evaluation(DataSource(evaluation), "evaluation", metric or AUTOMATIC_METRIC)
     if calibration:
         if metric not in (None, "cosine", "mse"):
             raise UsageError(f"metric {metric!r} needs labelled data: give --eval")
-        return Evaluation(DataSource(calibration), "calibration", metric or "cosine")
+        return Evaluation(calibration, "calibration", metric or "cosine")
     if metric:
         raise UsageError(f"metric {metric!r} needs data: give --eval")
     return Evaluation(RandomSource("random"), "random", None)
