@@ -62,6 +62,8 @@ class Line:
     ratio: float
     slower: float | None
     spent: Spent
+    right: np.ndarray | None
+    """Which samples it answers as labelled."""
     share: float | None
     """Weight bytes as a share of one byte a weight; None for other tools' files."""
 
@@ -158,7 +160,8 @@ def compare(source: Path, calibration: Any, evaluation: Any, labels: Any, recipe
         parameters = weight_bytes(floating)[1]
         lines = [
             Line(job, *quality(base, got, labels), out.stat().st_size, out.stat().st_size / floating.stat().st_size,
-                 times[out] / times[floating] if out in times else None, spent, share_of(job, out))
+                 times[out] / times[floating] if out in times else None, spent,
+                 None if labels is None else got.argmax(1) == labels, share_of(job, out))
             for job, out, spent, got in made
         ]  # fmt: skip
         show(source, floating, len(calibration), base, labels, times[floating], lines, failed)
@@ -246,6 +249,10 @@ def _beside(name: str, line: Line, peers: list[Line]) -> list[Claim]:
         return []
     behind = line.drop - best.drop
     words = f"{line.drop:.2f} against {best.drop:.2f} of {best.job.label}"
+    if line.right is not None and best.right is not None:
+        # Of samples that one of the two answers right, each is as likely the other's where both are equally good.
+        error = 100 * float(np.sqrt(np.sum(line.right != best.right))) / line.right.size
+        words += f" (standard error of the difference {error:.2f})"
     return [(f"{name} w8a8: at most {BEHIND} points behind the best other tool", behind <= BEHIND + 1e-9, words)]
 
 
