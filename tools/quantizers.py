@@ -257,16 +257,25 @@ def run_job(source: Path, x: Any, name: str, job: Job, out: Path) -> Spent | str
     return answer
 
 
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, MB. getrusage counts what its parent held when it forked."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def _child(pipe: Any, source: Path, x: Any, name: str, job: Job, out: Path) -> None:
     import numpy as np
 
     try:
         rows = np.load(x, mmap_mode="r") if isinstance(x, Path) else x
         run = TOOLS[job.tool](source, rows, name, job, out)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = peak_memory()
         start = time.perf_counter()
         tried = run()
         seconds = time.perf_counter() - start
-        pipe.send(Spent(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before, tried))
+        pipe.send(Spent(seconds, peak_memory(), before, tried))
     except BaseException as error:
         pipe.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")

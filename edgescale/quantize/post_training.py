@@ -160,7 +160,7 @@ def prepare(
     }
     if not plan.nodes and not weighted:
         raise UnsupportedModelError(f"{model.name} holds no operator that runs in int8; use the recipe fp32")
-    observed = [str(v.name) for group in plan.groups if group.fixed is None for v in group.sources]
+    observed = [str(v.name) for group in plan.groups if group.fixed is None or group.gate for v in group.sources]
     histograms = collect(model, graph, calibration, observed, progress)
     units: dict[ir.Value, Units] = {}
     for group in plan.groups:
@@ -218,7 +218,7 @@ def _units(group: Group, histograms: Mapping[str, Histogram], recipe: Recipe, ki
     from edgescale.quantize.observers import choose_range
     from edgescale.quantize.units import prescribed, units_of
 
-    if group.fixed is not None:
+    if group.fixed is not None and not (group.gate and kind in ("uint8", "int8")):
         return prescribed(*group.fixed, kind)
     merged = Histogram()
     for value in group.sources:
