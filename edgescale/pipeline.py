@@ -92,7 +92,7 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
     _check(request)
     stages = Stages(store, progress)
     calibration = DataSource(request.calibration) if request.calibration else None
-    evaluation = evaluation_of(request.evaluation, request.calibration, request.metric)
+    evaluation = evaluation_of(request.evaluation, calibration, request.metric)
 
     entries: list[Entry] = []
     failures: list[Failure] = []
