@@ -1,0 +1,62 @@
+"""How a model is trained: everything that, with model, recipe and data, the result depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgescale.core.errors import UsageError
+
+Scales = Literal["statsq", "lsq"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of quantization-aware training; defaults suit fine-tuning of a trained float model.
+
+    scales: how weight scales follow the weights: "statsq" (in proportion to each channel's mean magnitude, the ratio
+    found once by least squares) or "lsq" (learned by gradient). annealing: the last part of all epochs, in which
+    only weights near a rounding threshold move (confidence-guided annealing). reparameterize: train the product of
+    each head's query and key weights in place of the two (query-key reparameterization), which changes the graph.
+    """
+
+    epochs: int = 6
+    batch: int = 64
+    rate: float = 0.01
+    """Step of Adam as a share of a tensor's root mean square, at the start of the cosine schedule."""
+    scale_rate: float = 0.005
+    """Step of learned scales, as a share of each."""
+    annealing: float = 0.25
+    band: float = 0.005
+    """Half the width of the zone about a rounding threshold whose weights annealing lets move, in steps."""
+    labels: float = 0.3
+    """Weight of the labels' loss; the float model's answers have the rest. Without labels they have all."""
+    features: float = 0.1
+    """Weight of the inner activations' squared error, relative to their power."""
+    scales: Scales = "statsq"
+    reparameterize: bool = False
+    seed: int = 0
+
+    def checked(self) -> Settings:
+        """Itself. Raises UsageError for values out of range."""
+        for name, low, high in (
+            ("epochs", 1, 10_000),
+            ("batch", 1, 65_536),
+            ("rate", 0, 1),
+            ("scale_rate", 0, 1),
+            ("annealing", 0, 1),
+            ("band", 0, 0.5),
+            ("labels", 0, 1),
+            ("features", 0, 1e6),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UsageError(f"training setting {name} is {value}; it must lie in [{low}, {high}]")
+        if self.scales not in ("statsq", "lsq"):
+            raise UsageError(f"training setting scales is {self.scales!r}; known: statsq, lsq")
+        return self
+
+    @property
+    def annealed(self) -> int:
+        """How many of the last epochs anneal."""
+        return round(self.epochs * self.annealing)
