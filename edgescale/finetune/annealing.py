@@ -41,18 +41,27 @@ class Annealing:
 
 
 class Flips:
-    """Counts how often weights change their integer, and how often back the way they came (oscillation)."""
+    """Counts how often weights change their integer, and how often back the way they came (oscillation).
+
+    Only the layers of the fewest bits count: 8-bit ones beside 3-bit ones would drown them, and harm nothing.
+    """
 
     def __init__(self, net: QuantizedGraph) -> None:
-        self._codes = net.codes()
+        fewest = min(rounder.high for _, rounder in net.layers.values())
+        self._nodes = [node for node, (_, rounder) in net.layers.items() if rounder.high == fewest]
+        self._codes = self._read(net)
         self._moved = {node: torch.zeros_like(codes) for node, codes in self._codes.items()}
         self.weights = sum(codes.numel() for codes in self._codes.values())
         self.flips = 0
         self.oscillations = 0
 
+    def _read(self, net: QuantizedGraph) -> dict[Any, Tensor]:
+        with torch.no_grad():
+            return {node: net.layers[node][1].codes(net.latent(node)) for node in self._nodes}
+
     def step(self, net: QuantizedGraph) -> None:
         """Compare with the codes of the last call."""
-        codes = net.codes()
+        codes = self._read(net)
         for node, now in codes.items():
             change = torch.sign(now - self._codes[node])
             self.flips += int((change != 0).sum())

@@ -24,15 +24,16 @@ def identity(model: str, recipe: Recipe, calibration: str, data: str, settings: 
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def save(path: Path, run: str, epoch: int, net: Any, optimizer: Any) -> None:
-    """Write the state after `epoch` epochs."""
+def save(path: Path, run: str, epoch: int, net: Any, optimizer: Any, best: Any) -> None:
+    """Write the state after `epoch` epochs, and the best so far (`train.Best`)."""
     packed = io.BytesIO()
     state = {"run": run, "epoch": epoch, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
+    state |= {"best": best.state, "least": best.loss}
     torch.save(state, packed)
     write_whole(path, packed.getvalue())
 
 
-def load(path: Path, run: str, net: Any, optimizer: Any) -> int:
+def load(path: Path, run: str, net: Any, optimizer: Any, best: Any) -> int:
     """Take up the state in `path`; the epochs done, 0 where there is no file.
 
     Raises UsageError for a file that is damaged or of another run.
@@ -45,6 +46,7 @@ def load(path: Path, run: str, net: Any, optimizer: Any) -> int:
             raise ValueError("it belongs to another model, recipe, data or settings")
         net.load_state_dict(saved["net"])
         optimizer.load_state_dict(saved["optimizer"])
+        best.state, best.loss = dict(saved["best"]), float(saved["least"])
         return int(saved["epoch"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UsageError(f"checkpoint {path} cannot be used ({error}); remove it to start over") from error

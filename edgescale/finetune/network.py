@@ -133,11 +133,6 @@ class QuantizedGraph(TorchGraph):
         found = plain.detach()
         return Activation(units_of(float(found.min()), float(found.max()), kind), learned=False)(plain)
 
-    def codes(self) -> dict[ir.Node, Tensor]:
-        """The integers of every weighted node, channels first."""
-        with torch.no_grad():
-            return {node: rounder.codes(self.latent(node)) for node, (_, rounder) in self.layers.items()}
-
     def finished(self) -> tuple[Prepared, dict[ir.Node, Stored]]:
         """What was trained, ready for `quantize.post_training.finish`: units, and every layer's constants.
 

@@ -22,14 +22,14 @@ class Settings:
 
     epochs: int = 6
     batch: int = 64
-    rate: float = 0.01
-    """Step of Adam as a share of a tensor's root mean square, at the start of the cosine schedule."""
-    scale_rate: float = 0.005
+    rate: float = 0.005
+    """Step of Adam as a share of a tensor's root mean square, at the top of the schedule (warm-up, then cosine)."""
+    scale_rate: float = 0.002
     """Step of learned scales, as a share of each."""
-    annealing: float = 0.25
+    annealing: float = 0.34
     band: float = 0.005
     """Half the width of the zone about a rounding threshold whose weights annealing lets move, in steps."""
-    labels: float = 0.3
+    labels: float = 0.5
     """Weight of the labels' loss; the float model's answers have the rest. Without labels they have all."""
     features: float = 0.1
     """Weight of the inner activations' squared error, relative to their power."""

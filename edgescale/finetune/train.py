@@ -33,6 +33,10 @@ from edgescale.quantize.rules import weight_axis
 from edgescale.quantize.units import Kind
 
 Tensor = Any
+
+WARM_UP = 0.05
+JUDGED = 1024
+"""Training samples by whose loss epochs are compared."""
 Listener = Callable[[int, Mapping[str, float]], None]
 """(epochs done, {loss, flips, oscillations}); the counts are per weight and epoch."""
 
@@ -60,18 +64,30 @@ def train(
     chosen = (settings or Settings()).checked()
     if not recipe.trained:
         raise UsageError(f"recipe {recipe} is not trained; write {recipe}-qat")
-    source = _reparameterized(model) if chosen.reparameterize else model
-    prepared = prepare(source, calibration, replace(recipe, rounding=""), progress, activations)
-    _give_biases(prepared)
     with one_thread():
-        teacher = TorchGraph(prepared.graph)
-        student = QuantizedGraph(prepared, round_weights(prepared, calibration, progress), chosen.scales)
+        teacher, student = start(model, calibration, recipe, chosen, progress, activations)
         run = checkpoint.identity(model.sha256, recipe, calibration.sha256, data.sha256, chosen)
         fit(teacher, student, data, chosen, progress, keep=keep, run=run, listener=listener)
         made, stored = student.finished()
     if keep is not None:
         keep.unlink(missing_ok=True)
     return finish(made, stored, recipe)
+
+
+def start(
+    model: Model,
+    calibration: Dataset,
+    recipe: Recipe,
+    settings: Settings,
+    progress: Progress = SILENT,
+    activations: Kind = "uint8",
+) -> tuple[TorchGraph, QuantizedGraph]:
+    """(the float model, its quantized form before training); `fit` trains the second. Raises as `train`."""
+    source = _reparameterized(model) if settings.reparameterize else model
+    prepared = prepare(source, calibration, replace(recipe, rounding=""), progress, activations)
+    _give_biases(prepared)
+    rounded = round_weights(prepared, calibration, progress)
+    return TorchGraph(prepared.graph), QuantizedGraph(prepared, rounded, settings.scales)
 
 
 def _reparameterized(model: Model) -> Model:
@@ -106,7 +122,7 @@ def fit(
     run: str = "",
     listener: Listener | None = None,
 ) -> None:
-    """Train `student` in place; see `train`."""
+    """Train `student` in place; see `train`. It ends with the best of its start and the state after each epoch."""
     sample = student.source.shape
     if sample is None or tuple(data.x.shape[1:]) != tuple(sample)[1:] or data.x.dtype.name != "float32":
         raise UsageError(
@@ -116,7 +132,10 @@ def fit(
     objective = Objective(teacher, student, data.y, settings)
     optimizer = torch.optim.Adam(_groups(student, settings), betas=(0.9, 0.99))
     rates = [group["lr"] for group in optimizer.param_groups]
-    done = checkpoint.load(keep, run, student, optimizer) if keep is not None else 0
+    best = Best(objective, data, settings.batch)
+    done = checkpoint.load(keep, run, student, optimizer, best) if keep is not None else 0
+    if not done:
+        best.offer(student)
     batch = min(settings.batch, len(data))
     steps = len(data) // batch
     x = torch.from_numpy(data.x)
@@ -132,9 +151,9 @@ def fit(
             flips = Flips(student) if listener is not None else None
             total = 0.0
             for step in range(steps):
-                share = (epoch * steps + step) / (settings.epochs * steps)
+                factor = schedule(epoch * steps + step, settings.epochs * steps)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
+                    group["lr"] = rate * factor
                 picked = order[step * batch : (step + 1) * batch]
                 loss = objective(x[picked], None if objective.targets is None else objective.targets[picked])
                 optimizer.zero_grad()
@@ -150,12 +169,43 @@ def fit(
                 progress.advance(task)
             if not math.isfinite(total):
                 raise UnsupportedModelError(f"training: the loss is not finite in epoch {epoch + 1}; lower the rate")
+            best.offer(student)
             if keep is not None:
-                checkpoint.save(keep, run, epoch + 1, student, optimizer)
+                checkpoint.save(keep, run, epoch + 1, student, optimizer, best)
             if listener is not None and flips is not None:
                 listener(epoch + 1, {"loss": total / steps, **flips.take()})
     finally:
         progress.finish(task)
+    student.load_state_dict(best.state)
+
+
+class Best:
+    """The parameters of the least loss seen, over the same JUDGED samples each time: the start is one candidate."""
+
+    def __init__(self, objective: Objective, data: Dataset, batch: int) -> None:
+        self._objective, self._batch = objective, batch
+        self._x = torch.from_numpy(data.x[:JUDGED])
+        self._y = None if objective.targets is None else objective.targets[:JUDGED]
+        self.loss = math.inf
+        self.state: dict[str, Any] = {}
+
+    def offer(self, net: QuantizedGraph) -> None:
+        """Keep what `net` holds now if it is better."""
+        total = 0.0
+        with torch.no_grad():
+            for start in range(0, len(self._x), self._batch):
+                part = slice(start, start + self._batch)
+                x, y = self._x[part], None if self._y is None else self._y[part]
+                total += float(self._objective(x, y)) * len(x)
+        if total / len(self._x) < self.loss or not self.state:
+            self.loss = total / len(self._x)
+            self.state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+
+def schedule(step: int, steps: int) -> float:
+    """Share of the full rate: a straight line up over the first WARM_UP of the steps, half a cosine down to 0."""
+    rise = max(1, int(WARM_UP * steps))
+    return min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _groups(net: QuantizedGraph, settings: Settings) -> list[dict[str, Any]]:
@@ -179,4 +229,4 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-__all__ = ["Listener", "Prepared", "Settings", "fit", "one_thread", "train"]
+__all__ = ["Best", "Listener", "Settings", "fit", "one_thread", "schedule", "start", "train"]
