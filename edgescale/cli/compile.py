@@ -13,6 +13,7 @@ from edgescale.cli.common import (
     cache_option,
     console,
     json_option,
+    memory_option,
     override_option,
     print_json,
     progress_bars,
@@ -53,6 +54,7 @@ _METRICS = ", ".join(BUDGET_METRICS)
     show_default=True,
     help="How activation ranges are chosen from the calibration histograms; robust: all of it, without rare outliers.",
 )
+@memory_option
 @click.option(
     "--metric",
     help="top1, top5, auc, mse, cosine or package.module:function. "
@@ -109,6 +111,7 @@ def run_compile(
     budgets: tuple[str, ...],
     recipes: str,
     observer: Any,
+    memory: Any,
     metric: str | None,
     samples: int,
     out: Path,
@@ -144,6 +147,7 @@ def run_compile(
         evaluation=evaluation,
         metric=metric,
         samples=samples,
+        memory=memory,
         out=out,
         command=shlex.join(command_line),
     )

@@ -62,6 +62,13 @@ def is_op(node: ir.Node | None, *op_types: str) -> bool:
     return node is not None and node.domain in DEFAULT_DOMAINS and node.op_type in op_types
 
 
+def activation_bits(graph: ir.Graph) -> int:
+    """Bits of the widest activation that a QuantizeLinear writes: 16 where one is of int16, else 8."""
+    zeros = [input_at(node, 2) for node in graph if is_op(node, "QuantizeLinear")]
+    arrays = [constant(zero) for zero in zeros if zero is not None]
+    return max((8 * array.dtype.itemsize for array in arrays if array is not None), default=8)
+
+
 def only_consumer(value: ir.Value) -> ir.Node | None:
     """The node that alone reads `value` once, or None where there are others or it is a graph output."""
     if value.is_graph_output() or len(value.uses()) != 1:

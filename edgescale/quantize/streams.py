@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgescale.core.dataset import Dataset
-from edgescale.core.errors import UnsupportedModelError
+from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.progress import Progress, track
 from edgescale.frontend.graph import constant, input_at, shape_of
 from edgescale.quantize.post_training import Prepared
@@ -67,7 +67,13 @@ def walk(prepared: Prepared, data: Dataset, visit: Visitor, progress: Progress) 
     graph, units = prepared.graph.graph, prepared.units
     nodes = list(graph)
     samples = np.asarray(spread_evenly(data.x, samples_within(graph)))
-    source = next(v for v in graph.inputs if not v.is_initializer())
+    inputs = [v for v in graph.inputs if not v.is_initializer()]
+    if len(inputs) != 1:
+        raise UsageError(
+            f"this recipe fits weights to activations, which needs a model of one input; {graph.name} has "
+            f"{len(inputs)} with its states. Round to nearest instead (w8a8)"
+        )
+    (source,) = inputs
     floating: dict[ir.Value, Array] = {source: samples}
     rounded: dict[ir.Value, Array] = {source: samples}
     reads = _reads(nodes)
