@@ -101,7 +101,12 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
 
     entries: list[Entry] = []
     failures: list[Failure] = []
-    for loaded in [stages.load(ModelSource(path)) for path in request.models]:
+    models = [stages.load(ModelSource(path)) for path in request.models]
+    if training is not None and all(loaded.quantized for loaded in models):
+        raise UsageError(
+            "--train: every model given arrived quantized, and such are taken as they are; give float ones"
+        )
+    for loaded in models:
         for recipe in [loaded.variant.recipe] if loaded.quantized else request.recipes:
             variant = stages.compress(loaded, recipe, calibration, training)
             for target in request.targets:

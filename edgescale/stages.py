@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 
 from edgescale.backends import get_backend
-from edgescale.cache import StageStore
+from edgescale.cache import StageStore, code_fingerprint
 from edgescale.core.errors import UsageError
 from edgescale.core.files import sha256_file, sha256_tree
 from edgescale.core.measurement import Measurement
@@ -154,7 +155,6 @@ class Stages:
             from edgescale.frontend import model_from_ir, save_model
             from edgescale.quantize.targets import activation_kind
 
-            keep = self.store.root.parent / "training" / f"{stage_key[:40]}.pt"
             if not self.store.enabled:
                 keep.unlink(missing_ok=True)
             model, kind = loaded.source.model, activation_kind()
@@ -173,8 +173,10 @@ class Stages:
             "settings": asdict(training.settings),
             "machine": platform.machine(),
         }
-        stage_key = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        run = sha256(json.dumps([code_fingerprint(), parts], sort_keys=True).encode()).hexdigest()
+        keep = self.store.root / "training" / run[:40] / "run.pt"  # among the stages, so that it is trimmed as they are
         path = self.store.run("train", parts, build).path / "model.onnx"
+        rmtree(keep.parent, ignore_errors=True)
         return Variant(loaded.variant.model, recipe, path, sha256_file(path))
 
     def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:

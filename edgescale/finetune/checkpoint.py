@@ -16,11 +16,13 @@ from edgescale.core.errors import UsageError
 from edgescale.core.files import write_whole
 from edgescale.core.recipe import Recipe, override_texts
 from edgescale.finetune.settings import Settings
+from edgescale.quantize.units import Kind
 
 
-def identity(model: str, recipe: Recipe, calibration: str, data: str, settings: Settings) -> str:
+def identity(model: str, recipe: Recipe, kind: Kind, calibration: str, data: str, settings: Settings) -> str:
     """64 hex digits of everything a run depends on; `model`, `calibration`, `data` are content hashes."""
-    parts = [model, repr(recipe), override_texts(recipe), calibration, data, asdict(settings), torch.__version__]
+    chosen = [repr(recipe), override_texts(recipe), kind, asdict(settings)]
+    parts = [model, calibration, data, chosen, torch.__version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -66,7 +66,7 @@ def train(
         raise UsageError(f"recipe {recipe} is not trained; write {recipe}-qat")
     with one_thread():
         teacher, student = start(model, calibration, recipe, chosen, progress, activations)
-        run = checkpoint.identity(model.sha256, recipe, calibration.sha256, data.sha256, chosen)
+        run = checkpoint.identity(model.sha256, recipe, activations, calibration.sha256, data.sha256, chosen)
         fit(teacher, student, data, chosen, progress, keep=keep, run=run, listener=listener)
         made, stored = student.finished()
     if keep is not None:

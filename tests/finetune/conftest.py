@@ -1,4 +1,4 @@
-"""Nets and data small enough to train within a test; everything here needs PyTorch."""
+"""Nets and data small enough to train within a test."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ import pytest
 from edgescale.core.dataset import Dataset
 from edgescale.core.model import Model
 from edgescale.frontend import load_model
-
-collect_ignore_glob: list[str] = []
 
 
 def _module(name: str, path: Path) -> Any:

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 
 from edgescale.cli.main import run
+from edgescale.core.dataset import Dataset
+from edgescale.core.variant import parse_recipe
+from edgescale.quantize import quantize
 
 TORCH = find_spec("torch") is not None
 
@@ -87,3 +91,45 @@ def test_a_trained_variant_is_compiled_measured_and_kept(compiled: Callable, pro
     assert set(scores) == {"w8a8", "w8a8-qat"}
     assert scores["w8a8-qat"] >= scores["w8a8"] - 0.1
     assert {data["role"] for data in manifest["datasets"]} == {"calibration", "training", "evaluation"}
+
+
+@pytest.mark.skipif(not TORCH, reason="PyTorch (extra `train`) is not installed")
+def test_a_quantized_model_is_not_trained(compiled: Callable, project: Path, loaded: Callable) -> None:
+    source = loaded(onnx.load(project / "model.onnx"))
+    data = Dataset("images", np.load(project / "train.npz")["x"], None, "0")
+    onnx.save(onnx_ir.to_proto(quantize(source, data, parse_recipe("w8a8"))), project / "model.onnx")
+    code, said = compiled("-r", "w4a8-qat", "--train", str(project / "train.npz"))
+    assert code == 2
+    assert "arrived quantized" in " ".join(said.split())
+
+
+@pytest.mark.skipif(not TORCH, reason="PyTorch (extra `train`) is not installed")
+def test_an_interrupted_compile_goes_on_after_its_last_epoch(
+    compiled: Callable, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgescale.finetune import checkpoint
+
+    options = ("-r", "w4a8-qat", "--train", str(project / "train.npz"), "--epochs", "3")
+    save, saved = checkpoint.save, []
+
+    def noted(path: Path, run: str, epoch: int, *state: object) -> None:
+        save(path, run, epoch, *state)
+        saved.append(epoch)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    code, _ = compiled(*options)
+    assert (code, saved) == (130, [1])
+    code, said = compiled(*options)
+    assert (code, saved) == (0, [1, 2, 3]), said
+    resumed = _models(project)
+    code, said = compiled(*options, "--no-cache")
+    assert (code, saved) == (0, [1, 2, 3, 1, 2, 3]), said
+    assert _models(project) == resumed
+
+
+def _models(project: Path) -> list[str]:
+    """Hashes of the bundle's variants."""
+    entries = json.loads((project / "bundle" / "manifest.json").read_text())["entries"]
+    return [entry["variant_sha256"] for entry in entries]
