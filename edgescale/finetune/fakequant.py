@@ -28,9 +28,34 @@ def straight(value: Tensor) -> Tensor:
     return value + (torch.round(value) - value).detach()
 
 
+class _FakeQuantize(torch.autograd.Function):  # type: ignore[misc]
+    """`fake_quantize` with its gradients written out: a third of the passes over memory that recording them takes."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+        position = value / scale
+        integers = torch.clamp(position, low, high).round_()
+        ctx.save_for_backward(position, integers, scale)
+        ctx.low, ctx.high = low, high
+        return integers * scale
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        position, integers, scale = ctx.saved_tensors
+        # The kernel's limits are open, those of rounding closed: weights begin exactly on theirs.
+        low, high = np.nextafter(np.float32(ctx.low), -np.inf), np.nextafter(np.float32(ctx.high), np.inf)
+        inside = torch.ops.aten.hardtanh_backward(gradient, position, float(low), float(high))
+        if not ctx.needs_input_grad[1]:
+            return inside, None, None, None
+        if scale.numel() == 1:
+            found = torch.dot(gradient.flatten(), integers.flatten()) - torch.dot(inside.flatten(), position.flatten())
+            return inside, found.reshape(scale.shape), None, None
+        return inside, (gradient * integers - inside * position).sum_to_size(scale.shape), None, None
+
+
 def fake_quantize(value: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
     """`value` as what its integers in [low, high] stand for."""
-    return straight(torch.clamp(value / scale, low, high)) * scale
+    return _FakeQuantize.apply(value, scale, low, high)
 
 
 class Activation(torch.nn.Module):  # type: ignore[misc]

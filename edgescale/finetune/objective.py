@@ -106,7 +106,7 @@ def _features(student: QuantizedGraph) -> list[ir.Value]:
 
 def _relative(found: Tensor, wanted: Tensor) -> Tensor:
     """Squared error relative to the wanted values' power."""
-    return ((found - wanted) ** 2).mean() / ((wanted**2).mean() + 1e-12)
+    return functional.mse_loss(found, wanted) / (wanted.square().mean() + 1e-12)
 
 
 def _axis(node: ir.Node | None, shape: Sequence[int]) -> int:
