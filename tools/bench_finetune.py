@@ -3,6 +3,7 @@
 
     tools/bench_finetune.py conv --sizes small,medium,large      4-bit weights, the example family
     tools/bench_finetune.py vit --model build/vit/vit.onnx       3-bit weights, a vision transformer (train_vit.py)
+    tools/bench_finetune.py data --out build/fashion             the same data as files for `edgescale compile`
 
 conv: top-1 on the 10,000 test images of the float model, its post-training form and the trained one (in ONNX Runtime),
 how many of the trained network's own predictions the written file gives, seconds of training on one thread.
@@ -10,6 +11,9 @@ how many of the trained network's own predictions the written file gives, second
 vit: learned scales (LSQ) against statistic scales, annealing and query-key reparameterization (OFQ), added one by
 one, at equal epochs, data, rates and distillation: changes of a weight's integer per weight and epoch ("flips"), those
 that undo the change before ("oscillations"), in the last epoch and over the epochs in which annealing acts.
+
+data: writes train.npz and calibration.npz, cut from the train split, and test.npz, the whole test split, for
+`edgescale compile MODEL --recipe w4a8-qat --train train.npz --calib calibration.npz --eval test.npz`.
 
 Needs the extra `train` and the Debian package `dataset-fashion-mnist`.
 """
@@ -141,7 +145,7 @@ def vit(options: argparse.Namespace, data: Data, folder: Path) -> None:
         "lsq": ("LSQ", replace(base, scales="lsq")),
         "statsq": ("StatsQ", replace(base, scales="statsq")),
         "cga": ("StatsQ, annealing", replace(base, scales="statsq", annealing=calm)),
-        "ofq": ("OFQ: and query-key", replace(base, scales="statsq", annealing=calm, reparameterize=True)),
+        "ofq": ("OFQ: and query-key", replace(base, scales="statsq", annealing=calm)),
     }
     floating = data.accuracy(predicted(model.ir, data.test, folder))
     rounded = quantize(model, data.calibration, replace(recipe, rounding=""))
@@ -152,7 +156,8 @@ def vit(options: argparse.Namespace, data: Data, folder: Path) -> None:
     for name in options.cases.split(","):
         label, settings = cases[name]
         print(label, flush=True)
-        made = run(options.model, data, recipe, settings, folder, watch=True)
+        steps = ("qkr",) if name == "ofq" else ()
+        made = run(options.model, data, replace(recipe, steps=steps), settings, folder, watch=True)
         tail = made.epochs[-last:]
         means = [float(np.mean([epoch[key] for epoch in tail])) for key in ("flips", "oscillations")]
         ends = [made.epochs[-1][key] for key in ("flips", "oscillations")]
@@ -166,6 +171,18 @@ def vit(options: argparse.Namespace, data: Data, folder: Path) -> None:
     print("\n".join(lines))
 
 
+def write(options: argparse.Namespace, data: Data, folder: Path) -> None:
+    """The data as .npz files."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, x, y in (
+        ("train", data.train.x, data.train.y),
+        ("calibration", data.calibration.x, None),
+        ("test", data.test, data.labels),
+    ):
+        np.savez(options.out / f"{name}.npz", **({"x": x} if y is None else {"x": x, "y": y}))
+        print(f"{options.out / name}.npz: {len(x)} images{'' if y is None else ', labelled'}")
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
     """The defaults of training, with what the command line changes."""
     given = {name: getattr(options, name) for name in ("epochs", "batch", "rate", "annealing", "labels", "seed")}
@@ -173,11 +190,11 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def main() -> None:
-    """Parse the command line and run one of the two."""
+    """Parse the command line and run one of the three."""
     import tempfile
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["conv", "vit"])
+    parser.add_argument("what", choices=["conv", "vit", "data"])
     parser.add_argument("--sizes", default="small,medium,large", help="conv: which of the family")
     parser.add_argument("--model", type=Path, default=ROOT / "build" / "vit" / "vit.onnx", help="vit: the float model")
     parser.add_argument("--cases", default="lsq,ofq", help="vit: of lsq, statsq, cga, ofq")
@@ -190,10 +207,11 @@ def main() -> None:
     parser.add_argument("--annealing", type=float, default=Settings().annealing)
     parser.add_argument("--labels", type=float)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "fashion", help="data: folder to write to")
     parser.add_argument("--verbose", action="store_true", help="conv: print each epoch (costs time for counting)")
     options = parser.parse_args()
-    options.recipe = options.recipe or {"conv": "w4a8-qat", "vit": "w3a8-qat"}[options.what]
-    work: dict[str, Callable[..., None]] = {"conv": conv, "vit": vit}
+    options.recipe = options.recipe or {"vit": "w3a8-qat"}.get(options.what, "w4a8-qat")
+    work: dict[str, Callable[..., None]] = {"conv": conv, "vit": vit, "data": write}
     with tempfile.TemporaryDirectory() as folder:
         work[options.what](options, load(options.data, options.images, options.seed), Path(folder))
 

@@ -25,6 +25,7 @@ STEPS: dict[str, str] = {
     "smooth": "migration of activation outliers into the weights (SmoothQuant)",
     "bc": "bias correction by the mean output error over the calibration samples",
     "abc": "bias correction by the mean input and the weights' rounding errors (analytic)",
+    "qkr": "query and key weights of each attention head multiplied into one matrix before training (with qat)",
     "mse": "weight scales that minimise the squared error instead of covering the largest weight",
 }
 SCALE_RULES: dict[str, str] = {
@@ -214,6 +215,8 @@ def _checked(recipe: Recipe, text: str) -> Recipe:
         raise UsageError(f"recipe {text!r}: qat trains integers of 2 to 8 bits; fp4, fp8 and nf4 have none")
     if recipe.trained and (recipe.scale_rule or {"bc", "abc", "mse"} & set(recipe.steps)):
         raise UsageError(f"recipe {text!r}: qat trains scales and biases itself; leave out m1, m2, bc, abc and mse")
+    if "qkr" in recipe.steps and not recipe.trained:
+        raise UsageError(f"recipe {text!r}: qkr serves training; write qat too, or leave it out")
     if recipe.rounding == "adaround" and {"bc", "abc"} & set(recipe.steps):
         raise UsageError(f"recipe {text!r}: adaround fits the biases already; leave out bc and abc")
     if {"bc", "abc"} <= set(recipe.steps):
@@ -234,7 +237,9 @@ def with_overrides(recipe: Recipe, texts: Iterable[str]) -> Recipe:
             raise UsageError(f"override {text!r}: write pattern=recipe, for example 'stage1.*=w8a8' or 'head=fp32'")
         made = parse_recipe(name, recipe.observer)
         if made.share is not None or made.trained or set(made.steps) - {"mse"}:
-            raise UsageError(f"override {text!r}: auto, qat, cle, smooth, bc and abc are choices for the whole model")
+            raise UsageError(
+                f"override {text!r}: auto, qat, qkr, cle, smooth, bc and abc are choices for the whole model"
+            )
         rules.append(Override(pattern.strip(), replace(made, percentile=recipe.percentile)))
     return replace(recipe, overrides=tuple(rules))
 

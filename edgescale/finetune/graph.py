@@ -38,7 +38,7 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         self.model = model
         self.nodes = list(model.graph)
-        _check(self.nodes)
+        check(self.nodes)
         inputs = [value for value in model.graph.inputs if not value.is_initializer()]
         if len(inputs) != 1 or inputs[0].dtype != ir.DataType.FLOAT:
             raise UnsupportedModelError(f"training takes one float32 input; {model.graph.name or 'this'} has another")
@@ -117,7 +117,8 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]
         return found
 
 
-def _check(nodes: Sequence[ir.Node]) -> None:
+def check(nodes: Sequence[ir.Node]) -> None:
+    """Raise UnsupportedModelError, by name, for the first node that has no PyTorch form."""
     for node in nodes:
         if node.domain not in DEFAULT_DOMAINS or node.op_type not in OPERATORS:
             known = ", ".join(sorted(OPERATORS))

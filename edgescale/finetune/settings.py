@@ -16,8 +16,8 @@ class Settings:
 
     scales: how weight scales follow the weights: "statsq" (in proportion to each channel's mean magnitude, the ratio
     found once by least squares) or "lsq" (learned by gradient). annealing: the last part of all epochs, in which
-    only weights near a rounding threshold move (confidence-guided annealing). reparameterize: train the product of
-    each head's query and key weights in place of the two (query-key reparameterization), which changes the graph.
+    only weights near a rounding threshold move (confidence-guided annealing). Query-key reparameterization changes the
+    graph, so the recipe asks for it (`qkr`).
     """
 
     epochs: int = 6
@@ -34,7 +34,6 @@ class Settings:
     features: float = 0.1
     """Weight of the inner activations' squared error, relative to their power."""
     scales: Scales = "statsq"
-    reparameterize: bool = False
     seed: int = 0
 
     def checked(self) -> Settings:

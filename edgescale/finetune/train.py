@@ -22,7 +22,7 @@ from edgescale.core.recipe import Recipe
 from edgescale.finetune import checkpoint
 from edgescale.finetune.annealing import Annealing, Flips
 from edgescale.finetune.attention import ReparameterizeQueryKey
-from edgescale.finetune.graph import TorchGraph
+from edgescale.finetune.graph import TorchGraph, check
 from edgescale.finetune.network import QuantizedGraph
 from edgescale.finetune.objective import Objective
 from edgescale.finetune.settings import Settings
@@ -83,7 +83,8 @@ def start(
     activations: Kind = "uint8",
 ) -> tuple[TorchGraph, QuantizedGraph]:
     """(the float model, its quantized form before training); `fit` trains the second. Raises as `train`."""
-    source = _reparameterized(model) if settings.reparameterize else model
+    check(list(model.ir.graph))
+    source = _reparameterized(model) if "qkr" in recipe.steps else model
     prepared = prepare(source, calibration, replace(recipe, rounding=""), progress, activations)
     _give_biases(prepared)
     rounded = round_weights(prepared, calibration, progress)
@@ -96,7 +97,9 @@ def _reparameterized(model: Model) -> Model:
     rewrite = ReparameterizeQueryKey()
     ir.passes.Sequential(rewrite, common.RemoveUnusedNodesPass())(graph)
     if not rewrite.rewritten:
-        raise UsageError(f"{model.name} holds no attention whose query and key are projections of one value")
+        raise UsageError(
+            f"{model.name} holds no attention whose query and key are projections of one value; leave out qkr"
+        )
     return replace(model, ir=graph)
 
 

@@ -29,6 +29,7 @@ def _module(name: str, path: Path) -> Any:
 
 _nets = _module("finetune_nets", Path(__file__).parents[1] / "quantize" / "conftest.py")
 Net = _nets.Net
+_recurrent = _module("finetune_recurrent_nets", Path(__file__).parents[1] / "recurrent_nets.py")
 
 
 @pytest.fixture
@@ -85,3 +86,10 @@ def samples() -> Callable[..., Dataset]:
         return Dataset(f"images{seed}", _nets.smooth(count, (3, 12, 12), seed), labels, f"{seed}:{count}")
 
     return make
+
+
+@pytest.fixture
+def lstm() -> tuple[onnx.ModelProto, Dataset]:
+    """A classifier of sequences of 12 steps, and samples for it."""
+    x, y = _recurrent.chirps(32, 12, 3, 0)
+    return _recurrent.classifier("LSTM", steps=12, inputs=3, units=4), Dataset("chirps", x, y, "0")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import onnx_ir
@@ -60,7 +58,7 @@ def test_query_and_key_of_different_values_stay(net, loaded, samples):
     assert not ReparameterizeQueryKey()(model.ir.clone()).modified
     data = samples(32)
     with pytest.raises(UsageError, match="holds no attention"):
-        train(model, data, data, parse_recipe("w4a8-qat"), Settings(epochs=1, reparameterize=True))
+        train(model, data, data, parse_recipe("w4a8-qat-qkr"), Settings(epochs=1))
 
 
 def test_a_transformer_trains_and_returns(net, loaded, onnx_rows, samples):
@@ -70,7 +68,7 @@ def test_a_transformer_trains_and_returns(net, loaded, onnx_rows, samples):
     settings = Settings(epochs=2, batch=16)
     rows = {}
     for joint in (False, True):
-        made = train(model, data, data, parse_recipe("w8a8-qat"), replace(settings, reparameterize=joint))
+        made = train(model, data, data, parse_recipe("w8a8-qat-qkr" if joint else "w8a8-qat"), settings)
         proto = onnx_ir.to_proto(made)
         onnx.checker.check_model(proto, full_check=True)
         rows[joint] = onnx_rows(proto, data.x)

@@ -10,7 +10,7 @@ import onnx_ir
 import pytest
 
 from edgescale.core.dataset import Dataset
-from edgescale.core.errors import UsageError
+from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.variant import parse_recipe, with_overrides
 from edgescale.frontend.load import serialize
 from edgescale.lower import lower
@@ -149,6 +149,12 @@ def test_what_does_not_fit_is_refused(case):
         train(model, calibration, data, parse_recipe("w4a8"), QUICK)
     with pytest.raises(UsageError, match="epochs is 0"):
         train(model, calibration, data, RECIPE, Settings(epochs=0))
+
+
+def test_recurrent_layers_are_refused_by_name(lstm, loaded):
+    proto, data = lstm
+    with pytest.raises(UnsupportedModelError, match=r"\(LSTM\) has no PyTorch form here"):
+        train(loaded(proto), data, data, RECIPE, QUICK)
 
 
 def _silent():
