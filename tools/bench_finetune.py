@@ -185,7 +185,9 @@ def write(options: argparse.Namespace, data: Data, folder: Path) -> None:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """The defaults of training, with what the command line changes."""
-    given = {name: getattr(options, name) for name in ("epochs", "batch", "rate", "annealing", "labels", "seed")}
+    given = {
+        name: getattr(options, name) for name in ("epochs", "batch", "rate", "annealing", "labels", "start", "seed")
+    }
     return replace(Settings(), **{name: value for name, value in given.items() if value is not None}).checked()
 
 
@@ -206,6 +208,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--annealing", type=float, default=Settings().annealing)
     parser.add_argument("--labels", type=float)
+    parser.add_argument("--start", choices=["reconstructed", "float"], help="what the weights begin as")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "fashion", help="data: folder to write to")
     parser.add_argument("--verbose", action="store_true", help="conv: print each epoch (costs time for counting)")

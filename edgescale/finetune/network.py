@@ -14,7 +14,7 @@ from edgescale.core.errors import UsageError
 from edgescale.core.recipe import Recipe
 from edgescale.finetune.fakequant import Activation, Weights, straight
 from edgescale.finetune.graph import TorchGraph
-from edgescale.finetune.settings import Scales
+from edgescale.finetune.settings import Scales, Start
 from edgescale.frontend.graph import constant, input_at
 from edgescale.quantize.blocks import Blocks
 from edgescale.quantize.layers import Stored, layout_of, store
@@ -31,11 +31,18 @@ class QuantizedGraph(TorchGraph):
 
     Activations go through their group's units (one learned scale a group), weights of the weighted nodes through the
     format of their recipe, biases beside 8-bit inputs through int32, constants of Add, Sub, Mul and Concat through
-    units of their own. Training starts from `start`, the constants of the weighted nodes as post-training
-    quantization rounds them. Raises UsageError for a layer whose recipe has zero-points for weights or is no integer's.
+    units of their own. Training starts from `rounded`, the constants of the weighted nodes as post-training
+    quantization rounds them, or takes only their scales (`start` "float"). Raises UsageError for a layer whose recipe
+    has zero-points for weights or is no integer's.
     """
 
-    def __init__(self, prepared: Prepared, start: Mapping[ir.Node, Stored], scales: Scales) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        rounded: Mapping[ir.Node, Stored],
+        scales: Scales,
+        start: Start = "reconstructed",
+    ) -> None:
         super().__init__(prepared.graph)
         self.prepared = prepared
         self._chosen = set(prepared.plan.nodes)
@@ -52,23 +59,27 @@ class QuantizedGraph(TorchGraph):
         for node, recipe in prepared.weighted.items():
             if recipe.weight_format != "int" or not recipe.symmetric:
                 raise UsageError(f"node {node.name!r}: training takes symmetric integer weights, not recipe {recipe}")
-            self.layers[node] = self._layer(node, recipe, start[node], scales)
+            self.layers[node] = self._layer(node, recipe, rounded[node], scales, start)
             self.rounders.append(self.layers[node][1])
         self._rounded: dict[ir.Value, Tensor] = {}
         self._made: dict[ir.Node, Tensor] = {}
 
-    def _layer(self, node: ir.Node, recipe: Recipe, start: Stored, scales: Scales) -> tuple[Product, Weights]:
+    def _layer(
+        self, node: ir.Node, recipe: Recipe, stored: Stored, scales: Scales, start: Start
+    ) -> tuple[Product, Weights]:
         """Put a layer's starting values into its parameters; how its weights are rounded."""
-        real, bias = start.real(), start.real_bias()
-        product = product_of(node, real.shape)
         own = self.parameter_of(input_at(node, 2))
         with torch.no_grad():
-            self.weight_of(node).copy_(torch.from_numpy(real))
-            if own is not None and bias is not None:
-                own.copy_(torch.from_numpy(bias))
-        if start.scale is None:
+            if start == "reconstructed":
+                self.weight_of(node).copy_(torch.from_numpy(stored.real()))
+                bias = stored.real_bias()
+                if own is not None and bias is not None:
+                    own.copy_(torch.from_numpy(bias))
+            real = self.weight_of(node).numpy().copy()
+        product = product_of(node, real.shape)
+        if stored.scale is None:
             raise ValueError(f"{node.name}: simulated weights cannot be trained")
-        scale = start.scale if not start.block else np.moveaxis(start.scale, product.axis, 0)
+        scale = stored.scale if not stored.block else np.moveaxis(stored.scale, product.axis, 0)
         return product, Weights(np.moveaxis(real, product.axis, 0), scale, layout_of(product, recipe), scales)
 
     def begin(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from edgescale.core.errors import UsageError
 
 Scales = Literal["statsq", "lsq"]
+Start = Literal["reconstructed", "float"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Settings:
     scales: how weight scales follow the weights: "statsq" (in proportion to each channel's mean magnitude, the ratio
     found once by least squares) or "lsq" (learned by gradient). annealing: the last part of all epochs, in which
     only weights near a rounding threshold move (confidence-guided annealing). Query-key reparameterization changes the
-    graph, so the recipe asks for it (`qkr`).
+    graph, so the recipe asks for it (`qkr`). start: "reconstructed" (the integers that post-training quantization
+    finds) or "float" (the float weights, first scales by least squares, as the papers of LSQ and OFQ begin).
     """
 
     epochs: int = 6
@@ -34,6 +36,7 @@ class Settings:
     features: float = 0.1
     """Weight of the inner activations' squared error, relative to their power."""
     scales: Scales = "statsq"
+    start: Start = "reconstructed"
     seed: int = 0
 
     def checked(self) -> Settings:
@@ -51,8 +54,9 @@ class Settings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UsageError(f"training setting {name} is {value}; it must lie in [{low}, {high}]")
-        if self.scales not in ("statsq", "lsq"):
-            raise UsageError(f"training setting scales is {self.scales!r}; known: statsq, lsq")
+        for name, known in (("scales", get_args(Scales)), ("start", get_args(Start))):
+            if getattr(self, name) not in known:
+                raise UsageError(f"training setting {name} is {getattr(self, name)!r}; known: {', '.join(known)}")
         return self
 
     @property

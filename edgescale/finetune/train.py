@@ -85,10 +85,13 @@ def start(
     """(the float model, its quantized form before training); `fit` trains the second. Raises as `train`."""
     check(list(model.ir.graph))
     source = _reparameterized(model) if "qkr" in recipe.steps else model
-    prepared = prepare(source, calibration, replace(recipe, rounding=""), progress, activations)
+    plain = replace(recipe, rounding="")
+    if settings.start == "float":
+        plain = replace(recipe, rounding="rtn", steps=(*recipe.steps, "mse"))
+    prepared = prepare(source, calibration, plain, progress, activations)
     _give_biases(prepared)
     rounded = round_weights(prepared, calibration, progress)
-    return TorchGraph(prepared.graph), QuantizedGraph(prepared, rounded, settings.scales)
+    return TorchGraph(prepared.graph), QuantizedGraph(prepared, rounded, settings.scales, settings.start)
 
 
 def _reparameterized(model: Model) -> Model:

@@ -28,6 +28,7 @@ from edgescale.quantize.reconstruct import round_weights  # noqa: E402
 
 QUICK = Settings(epochs=2, batch=32, annealing=0.5)
 RECIPE = parse_recipe("w4a8-qat")
+RECIPE_PLAIN = parse_recipe("w4a8")
 
 
 @pytest.fixture
@@ -56,6 +57,24 @@ def test_the_file_computes_what_was_trained(name, case, onnx_rows, samples):
     assert np.mean(found.argmax(1) == wanted.argmax(1)) >= 0.999
     power = float(np.sqrt(np.mean(wanted**2)))
     assert np.mean(np.abs(found - wanted)) < 0.002 * power
+
+
+@pytest.mark.parametrize("start", ["reconstructed", "float"])
+def test_training_starts_where_it_is_told(start, case):
+    model, calibration, _ = case
+    prepared = prepare(model, calibration, RECIPE_PLAIN)
+    floats = {name: array.copy() for name, array in TorchGraph(prepared.graph).trained().items()}
+    net = QuantizedGraph(prepared, round_weights(prepared, calibration, _silent()), "statsq", start)
+    for node in net.layers:
+        latent = net.latent(node).detach()
+        position = net.layers[node][1].position(latent).numpy()
+        own = floats[node.inputs[1].name]
+        if start == "float":
+            np.testing.assert_array_equal(net.weight_of(node).detach().numpy(), own)
+            assert np.abs(position - np.rint(position)).max() > 0.1
+        else:
+            np.testing.assert_allclose(position, np.rint(position), atol=1e-4)
+            assert np.abs(net.weight_of(node).detach().numpy() - own).max() > 0
 
 
 def test_the_form_is_that_of_post_training_quantization(case):
@@ -147,6 +166,8 @@ def test_what_does_not_fit_is_refused(case):
         train(model, calibration, replace(data, x=data.x[:, :, 1:]), RECIPE, QUICK)
     with pytest.raises(UsageError, match="not trained; write w4a8-qat"):
         train(model, calibration, data, parse_recipe("w4a8"), QUICK)
+    with pytest.raises(UsageError, match="start is 'zero'; known: reconstructed, float"):
+        train(model, calibration, data, RECIPE, replace(QUICK, start="zero"))
     with pytest.raises(UsageError, match="epochs is 0"):
         train(model, calibration, data, RECIPE, Settings(epochs=0))
 
