@@ -72,21 +72,21 @@ class Stages:
 
         def build(directory: Path) -> Mapping[str, Any]:
             from edgescale.frontend import save_model
-            from edgescale.frontend.graph import activation_bits
+            from edgescale.frontend.graph import stored_bits
 
             save_model(source.model, directory / "model.onnx")
             model = source.model
             return {
                 "name": model.name,
                 "quantized": model.quantized,
-                "activation_bits": activation_bits(model.ir.graph),
+                "stored_bits": stored_bits(model.ir.graph),
                 "inputs": [vars(spec) for spec in model.inputs],
                 "outputs": [vars(spec) for spec in model.outputs],
             }
 
         parts = {"model": source.fingerprint, "stem": source.path.stem}
         stage = self.store.run("load", parts, build)
-        recipe = Recipe(8, stage.result["activation_bits"]) if stage.result["quantized"] else Recipe()
+        recipe = Recipe(*stage.result["stored_bits"]) if stage.result["quantized"] else Recipe()
         path = stage.path / "model.onnx"
         return LoadedModel(
             source,
