@@ -153,7 +153,8 @@ def _measured(
         environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
     measurement = replace(measurement, environment=environment)
     scored = evaluation.add_score(measurement, stages, loaded, artifact, target)
-    return Entry(variant, target, artifact, without_cost(scored, variant.recipe))
+    answers = evaluation.answers(stages, loaded, artifact, target)
+    return Entry(variant, target, artifact, without_cost(scored, variant.recipe), answers=answers)
 
 
 def _candidate(entry: Entry) -> Candidate:
