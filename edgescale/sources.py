@@ -28,6 +28,10 @@ class ModelSource:
     @cached_property
     def model(self) -> Model:
         """The checked, cleaned graph. Raises UnsupportedModelError."""
+        if self.path.suffix == ".pt2":
+            from edgescale.finetune.exported import load_exported
+
+            return load_exported(self.path, self.fingerprint)
         from edgescale.frontend import load_model
 
         return load_model(self.path)

@@ -18,12 +18,14 @@ ROUNDINGS: dict[str, str] = {
     "rtn": "round to nearest",
     "gptq": "column by column, the error of each carried into those that follow (GPTQ)",
     "adaround": "the levels and bias that reproduce the float layer's output from the quantized layer's input",
+    "qat": "trained with the rounding in the loop, towards the float model's answers (needs --train)",
 }
 STEPS: dict[str, str] = {
     "cle": "cross-layer equalization of the weights before they are rounded",
     "smooth": "migration of activation outliers into the weights (SmoothQuant)",
     "bc": "bias correction by the mean output error over the calibration samples",
     "abc": "bias correction by the mean input and the weights' rounding errors (analytic)",
+    "qkr": "query and key weights of each attention head multiplied into one matrix before training (with qat)",
     "mse": "weight scales that minimise the squared error instead of covering the largest weight",
 }
 SCALE_RULES: dict[str, str] = {
@@ -55,7 +57,7 @@ _ACTIVATIONS: dict[str, tuple[ActivationFormat, int]] = {
 }
 _BASE = re.compile(r"^(?:w(?P<w>fp4|nf4|fp8|\d+)|(?P<plain>fp4|nf4|fp8))(?:a(?P<a>fp8|\d+))?$")
 _AUTO = re.compile(r"^auto(?P<share>0?\.\d+|1(?:\.0+)?)?$")
-_NAMES = "fp32, w8a8 (int8), w4a8, w8a16, w4a16-g32, w4a8-adaround, fp4-g64, auto"
+_NAMES = "fp32, w8a8 (int8), w4a8, w8a16, w4a16-g32, w4a8-adaround, w4a8-qat, fp4-g64, auto"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class Recipe:
             return self.rounding
         few = self.weight_format == "int" and self.weight_bits < 8
         return "adaround" if few and self.activation_bits < FLOAT and self.symmetric else "rtn"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights come from quantization-aware training."""
+        return self.rounding == "qat"
 
     @property
     def simulated(self) -> str | None:
@@ -204,6 +211,12 @@ def _checked(recipe: Recipe, text: str) -> Recipe:
         raise UsageError(f"recipe {text!r}: {recipe.rounding} rounds to symmetric levels; leave out asym")
     if recipe.activation_bits == FLOAT and "smooth" in recipe.steps:
         raise UsageError(f"recipe {text!r}: smooth serves quantized activations, and here they stay float")
+    if recipe.trained and (recipe.weight_format != "int" or recipe.activation_format != "int"):
+        raise UsageError(f"recipe {text!r}: qat trains integers of 2 to 8 bits; fp4, fp8 and nf4 have none")
+    if recipe.trained and (recipe.scale_rule or {"bc", "abc", "mse"} & set(recipe.steps)):
+        raise UsageError(f"recipe {text!r}: qat trains scales and biases itself; leave out m1, m2, bc, abc and mse")
+    if "qkr" in recipe.steps and not recipe.trained:
+        raise UsageError(f"recipe {text!r}: qkr serves training; write qat too, or leave it out")
     if recipe.rounding == "adaround" and {"bc", "abc"} & set(recipe.steps):
         raise UsageError(f"recipe {text!r}: adaround fits the biases already; leave out bc and abc")
     if {"bc", "abc"} <= set(recipe.steps):
@@ -223,8 +236,10 @@ def with_overrides(recipe: Recipe, texts: Iterable[str]) -> Recipe:
         if not separator or not pattern.strip() or not name.strip():
             raise UsageError(f"override {text!r}: write pattern=recipe, for example 'stage1.*=w8a8' or 'head=fp32'")
         made = parse_recipe(name, recipe.observer)
-        if made.share is not None or set(made.steps) - {"mse"}:
-            raise UsageError(f"override {text!r}: auto, cle, smooth, bc and abc are choices for the whole model")
+        if made.share is not None or made.trained or set(made.steps) - {"mse"}:
+            raise UsageError(
+                f"override {text!r}: auto, qat, qkr, cle, smooth, bc and abc are choices for the whole model"
+            )
         rules.append(Override(pattern.strip(), replace(made, percentile=recipe.percentile)))
     return replace(recipe, overrides=tuple(rules))
 

@@ -119,6 +119,8 @@ def check_request(model: Model, recipe: Recipe) -> None:
         )
     if recipe.is_float:
         raise UsageError(f"recipe {recipe} quantizes nothing")
+    if recipe.trained:
+        raise UsageError(f"recipe {recipe} is trained: give --train to `edgescale compile`, or use edgescale.finetune")
     if recipe.observer not in OBSERVERS:
         raise UsageError(f"unknown observer {recipe.observer!r}; known: {', '.join(OBSERVERS)}")
     if not 50.0 < recipe.percentile <= 100.0:
