@@ -97,7 +97,7 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
     stages = Stages(store, progress)
     calibration = DataSource(request.calibration) if request.calibration else None
     training = _training(request)
-    evaluation = evaluation_of(request.evaluation, request.calibration, request.metric)
+    evaluation = evaluation_of(request.evaluation, calibration, request.metric)
 
     entries: list[Entry] = []
     failures: list[Failure] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from edgescale.frontend.fingerprint import (
 
 Array = npt.NDArray[np.generic]
 _LABEL_FILES = ("labels.npy", "y.npy")
+CHECKED_ELEMENTS = 2**20
+"""Numbers looked at together while samples are checked."""
 
 
 def load_dataset(spec: str, model: Model | TensorSpec | None = None, *, need_labels: bool = False) -> Dataset:
@@ -182,15 +185,32 @@ def _checked_samples(x: Array, spec: str, model: Model | TensorSpec | None) -> A
         x = x.astype(np.float32, copy=False)
     if x.size == 0:
         raise UsageError(f"dataset {spec}: x has the shape {list(x.shape)}, that is no numbers at all")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        first = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
+    first = _first_broken(x) if x.dtype.kind == "f" else None
+    if first is not None:
         raise UsageError(f"dataset {spec}: sample {first} holds NaN or infinity (or a number beyond float32)")
-    if x.size > 1 and (x == x.reshape(-1)[0]).all():
+    if x.size > 1 and all((part == x.reshape(-1)[0]).all() for part in _parts(x)):
         raise UsageError(
             f"dataset {spec}: every number in x is {x.reshape(-1)[0]}; constant data cannot calibrate or evaluate a "
             "model, give real samples"
         )
     return np.ascontiguousarray(x)
+
+
+def _parts(x: Array) -> Iterator[Array]:
+    """A few samples after the other, so that what is computed of them stays small beside all samples."""
+    size = max(1, CHECKED_ELEMENTS // max(x[0].size, 1))
+    return (x[start : start + size] for start in range(0, len(x), size))
+
+
+def _first_broken(x: Array) -> int | None:
+    """Index of the first sample with a number that is not finite."""
+    start = 0
+    for part in _parts(x):
+        broken = np.flatnonzero(~np.isfinite(part.reshape(len(part), -1)).all(axis=1))
+        if broken.size:
+            return start + int(broken[0])
+        start += len(part)
+    return None
 
 
 def _single_input(model: Model, spec: str) -> TensorSpec:

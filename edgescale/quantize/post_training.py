@@ -134,6 +134,7 @@ def prepare(
     check_request(model, recipe)
 
     from edgescale.frontend.passes import CanonicalGemm
+    from edgescale.quantize.balance import balance
     from edgescale.quantize.calibrate import collect
     from edgescale.quantize.equalize import equalize
     from edgescale.quantize.plan import make_plan
@@ -148,6 +149,10 @@ def prepare(
     recipes = _recipes(nodes, recipe)
     if {"cle", "smooth"} & set(recipe.steps):
         equalize(model, graph, calibration, recipe.steps, progress)
+    elif recipe.activation_bits == 8:
+        moved = balance(model, graph, calibration, lambda node: recipes[node].weight_bits, progress)
+        if moved:
+            graph.metadata_props["edgescale.balanced"] = "; ".join(moved)
     floats = frozenset(node for node, own in recipes.items() if _stays_float(node, own))
     plan = make_plan(graph.graph, floats)
     weighted = {
@@ -157,7 +162,7 @@ def prepare(
     }
     if not plan.nodes and not weighted:
         raise UnsupportedModelError(f"{model.name} holds no operator that runs in int8; use the recipe fp32")
-    observed = [str(v.name) for group in plan.groups if group.fixed is None for v in group.sources]
+    observed = [str(v.name) for group in plan.groups if group.fixed is None or group.gate for v in group.sources]
     histograms = collect(model, graph, calibration, observed, progress)
     units: dict[ir.Value, Units] = {}
     for group in plan.groups:
@@ -215,7 +220,7 @@ def _units(group: Group, histograms: Mapping[str, Histogram], recipe: Recipe, ki
     from edgescale.quantize.observers import choose_range
     from edgescale.quantize.units import prescribed, units_of
 
-    if group.fixed is not None:
+    if group.fixed is not None and not (group.gate and kind in ("uint8", "int8")):
         return prescribed(*group.fixed, kind)
     merged = Histogram()
     for value in group.sources:

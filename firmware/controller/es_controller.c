@@ -205,8 +205,8 @@ es_decision es_controller_decide(es_controller *c, const es_request *request)
     return c->decision;
 }
 
-void es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t steps, uint32_t total_us,
-                          uint32_t energy_uj)
+uint32_t es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t steps, uint32_t total_us,
+                              uint32_t energy_uj)
 {
     const es_option *o = &c->policy->options[c->decision.option];
     int32_t beyond = -16 * OCTAVE;
@@ -242,8 +242,11 @@ void es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t s
             demote(c, last);
         }
     }
-    pace(c, total_us, energy_uj == ES_UNKNOWN_ENERGY ? estimated : energy_uj);
+    if (energy_uj == ES_UNKNOWN_ENERGY)
+        energy_uj = estimated;
+    pace(c, total_us, energy_uj);
     c->calls = sum(c->calls, 1);
+    return energy_uj;
 }
 
 void es_controller_failed(es_controller *c, uint32_t variant)
