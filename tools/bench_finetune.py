@@ -3,6 +3,7 @@
 
     tools/bench_finetune.py conv --sizes small,medium,large      4-bit weights, the example family
     tools/bench_finetune.py vit --model build/vit/vit.onnx       3-bit weights, a vision transformer (train_vit.py)
+    tools/bench_finetune.py vit --start float --rate 0.01 --batch 128 --epochs 8 --annealing 0.375   as the papers begin
     tools/bench_finetune.py data --out build/fashion             the same data as files for `edgescale compile`
 
 conv: top-1 on the 10,000 test images of the float model, its post-training form and the trained one (in ONNX Runtime),
