@@ -25,7 +25,13 @@ STEPS: dict[str, str] = {
     "bc": "bias correction by the mean output error over the calibration samples",
     "abc": "bias correction by the mean input and the weights' rounding errors (analytic)",
     "mse": "weight scales that minimise the squared error instead of covering the largest weight",
+    "awq": "input channels scaled up by what their activations weigh, and weights clipped (AWQ)",
+    "hadamard": "inputs and weights rotated by blocks of a Hadamard matrix, which spreads outliers",
 }
+WEIGHT_ONLY_STEPS = frozenset(("awq", "hadamard"))
+"""Steps of MatMul and Gemm whose activations stay float."""
+DEFAULT_RANK = 8
+"""Rank of the correction that `lorc` adds to each layer."""
 SCALE_RULES: dict[str, str] = {
     "m1": "scales rounded up to powers of two",
     "m2": "scales a power of two below the largest of the tensor",
@@ -73,7 +79,8 @@ class Recipe:
     A name is `w<weights>a<activations>` and suffixes: weights 2 to 8 (bits of an integer), fp4 (E2M1), fp8
     (E4M3) or nf4; activations 8, 16 (integers), fp8 or, left out, float. Suffixes in any order: `g<n>` one
     scale a group of n input channels, `tensor` one a tensor (default: one an output channel), `asym` with
-    zero-points, one of ROUNDINGS, any of STEPS and SCALE_RULES. `auto` chooses 4 or 8 bits for each layer.
+    zero-points, one of ROUNDINGS, any of STEPS and SCALE_RULES, `lorc` or `lorc<rank>`. `auto` chooses 4 or 8 bits
+    for each layer. 16-bit activations beside groups of weights stay float (see `weight_only`).
     """
 
     weight_bits: int = FLOAT
@@ -90,6 +97,8 @@ class Recipe:
     rounding: str = ""
     """One of ROUNDINGS as the user wrote it; see `method` for what applies where nothing was written."""
     steps: tuple[str, ...] = ()
+    rank: int = 0
+    """Rank of the low-rank correction (LoRC, ZeroQuant-FP) of each MatMul and Gemm; 0: none."""
     share: float | None = None
     """Weight bytes allowed, as a share of those at 8 bits; None: every layer has `weight_bits`."""
     overrides: tuple[Override, ...] = ()
@@ -100,21 +109,45 @@ class Recipe:
         return self.weight_bits == FLOAT and self.activation_bits == FLOAT and not self.overrides
 
     @property
+    def weight_only(self) -> bool:
+        """Whether activations stay float: none were asked for, or 16 bits beside weights in groups.
+
+        No integer kernel multiplies int16 activations by weights in groups; what the field calls w4a16 computes with
+        the activations as they are.
+        """
+        own = (isinstance(self.group, int) and self.group > 0) or self.asks_weight_only
+        return self.activation_bits == FLOAT or (self.activation_bits == 16 and own)
+
+    @property
+    def asks_weight_only(self) -> bool:
+        """Whether a part of the name has a meaning for weight-only quantization alone."""
+        return bool(self.rank or WEIGHT_ONLY_STEPS & set(self.steps))
+
+    @property
+    def data_free(self) -> bool:
+        """Whether weight-only quantization under this recipe needs no calibration data."""
+        return self.rounding in ("", "rtn") and not {"awq", "bc", "abc"} & set(self.steps)
+
+    @property
     def method(self) -> str:
         """The rounding of weights: as written, else `adaround` for integers below 8 bits, `rtn` for the rest."""
         if self.rounding:
             return self.rounding
         few = self.weight_format == "int" and self.weight_bits < 8
-        return "adaround" if few and self.activation_bits < FLOAT and self.symmetric else "rtn"
+        return "adaround" if few and not self.weight_only and self.symmetric else "rtn"
 
     @property
     def simulated(self) -> str | None:
         """Why no back end stores or computes this as it is, or None: the name then ends in `-simulated`."""
         every = (self, *(rule.recipe for rule in self.overrides))
         tables = {r.weight_format for r in every} - {"int"} | {r.activation_format for r in every} - {"int"}
-        if not tables:
-            return None
-        return f"{' and '.join(sorted(tables))} values are computed and stored as float32"
+        if tables:
+            return f"{' and '.join(sorted(tables))} values are computed and stored as float32"
+        odd = {r.weight_bits for r in every if r.weight_only} - {4, 8, FLOAT}
+        if odd:
+            listed = " and ".join(str(bits) for bits in sorted(odd))
+            return f"weights of {listed} bits are stored and multiplied as codes of 4 or 8 bits"
+        return None
 
     def for_node(self, name: str) -> Recipe:
         """The recipe of one node: that of the last override whose pattern matches, else this one."""
@@ -129,6 +162,8 @@ class Recipe:
             parts.append("tensor" if self.group == "tensor" else f"g{self.group}")
         parts += [] if self.symmetric else ["asym"]
         parts += [part for part in (self.scale_rule, self.rounding, *self.steps) if part]
+        if self.rank:
+            parts.append("lorc" if self.rank == DEFAULT_RANK else f"lorc{self.rank}")
         if self.overrides:
             # Two sets of overrides are two variants: the name tells them apart, the manifest holds the text.
             text = ";".join(override_texts(self))
@@ -182,6 +217,8 @@ def _with_suffix(recipe: Recipe, suffix: str, text: str) -> Recipe:
         return replace(recipe, group=int(suffix[1:]))
     if suffix == "tensor":
         return replace(recipe, group="tensor")
+    if re.fullmatch(r"lorc([1-9]\d*)?", suffix):
+        return replace(recipe, rank=int(suffix[4:] or DEFAULT_RANK))
     if suffix == "asym":
         return replace(recipe, symmetric=False)
     if suffix in SCALE_RULES:
@@ -192,7 +229,7 @@ def _with_suffix(recipe: Recipe, suffix: str, text: str) -> Recipe:
         return recipe if suffix in recipe.steps else replace(recipe, steps=(*recipe.steps, suffix))
     if suffix == "simulated" and recipe.simulated:
         return recipe
-    known = ", ".join(["g<n>", "tensor", "asym", *SCALE_RULES, *ROUNDINGS, *STEPS])
+    known = ", ".join(["g<n>", "tensor", "asym", *SCALE_RULES, *ROUNDINGS, *STEPS, "lorc<rank>"])
     raise UsageError(f"recipe {text!r}: unknown suffix {suffix!r}; known: {known}")
 
 
@@ -200,10 +237,16 @@ def _checked(recipe: Recipe, text: str) -> Recipe:
     """Refuse combinations in which a part would be ignored."""
     if recipe.weight_format != "int" and not recipe.symmetric:
         raise UsageError(f"recipe {text!r}: {recipe.weight_format} has no zero-points; leave out asym")
-    if recipe.rounding and recipe.rounding != "rtn" and not recipe.symmetric:
+    fixed = recipe.rounding == "adaround" or (recipe.rounding == "gptq" and not recipe.weight_only)
+    if fixed and not recipe.symmetric:
         raise UsageError(f"recipe {text!r}: {recipe.rounding} rounds to symmetric levels; leave out asym")
     if recipe.activation_bits == FLOAT and "smooth" in recipe.steps:
         raise UsageError(f"recipe {text!r}: smooth serves quantized activations, and here they stay float")
+    if recipe.asks_weight_only and not recipe.weight_only:
+        raise UsageError(
+            f"recipe {text!r}: awq, hadamard and lorc serve weights beside float activations: write a16, or leave the "
+            "activations out"
+        )
     if recipe.rounding == "adaround" and {"bc", "abc"} & set(recipe.steps):
         raise UsageError(f"recipe {text!r}: adaround fits the biases already; leave out bc and abc")
     if {"bc", "abc"} <= set(recipe.steps):
@@ -224,7 +267,8 @@ def with_overrides(recipe: Recipe, texts: Iterable[str]) -> Recipe:
             raise UsageError(f"override {text!r}: write pattern=recipe, for example 'stage1.*=w8a8' or 'head=fp32'")
         made = parse_recipe(name, recipe.observer)
         if made.share is not None or set(made.steps) - {"mse"}:
-            raise UsageError(f"override {text!r}: auto, cle, smooth, bc and abc are choices for the whole model")
+            steps = ", ".join(step for step in STEPS if step != "mse")
+            raise UsageError(f"override {text!r}: auto, {steps} are choices for the whole model")
         rules.append(Override(pattern.strip(), replace(made, percentile=recipe.percentile)))
     return replace(recipe, overrides=tuple(rules))
 
