@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from edgescale.bundle.options import Answers, answers_of
 from edgescale.core.errors import UsageError
 from edgescale.core.measurement import Measurement
 from edgescale.core.quantity import Quantity
@@ -54,6 +57,13 @@ class Evaluation:
             metrics={**measurement.metrics, **figures},
             environment={**measurement.environment, "metric": quality.metric},
         )
+
+    def answers(self, stages: Stages, loaded: LoadedModel, artifact: Artifact, target: Target) -> Answers | None:
+        """A classifier's answer on each sample, where the metric is top-1; None elsewhere."""
+        samples = self.data.for_model(loaded)
+        if self.metric not in (AUTOMATIC_METRIC, "top1") or (labels := samples.load().y) is None:
+            return None
+        return answers_of(np.load(stages.outputs(artifact, target, samples)), np.asarray(labels))
 
 
 def without_cost(measurement: Measurement, recipe: Recipe) -> Measurement:

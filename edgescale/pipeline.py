@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edgescale.advice import with_advice
+from edgescale.backends import get_backend
 from edgescale.bundle.manifest import DatasetRecord
 from edgescale.bundle.pack import Context, Entry, check_destination, tool_versions, write_bundle
 from edgescale.cache import StageStore
 from edgescale.core.budget import Budgets
 from edgescale.core.errors import EdgescaleError, InfeasibleError, UsageError
+from edgescale.core.memory import Memory
 from edgescale.core.progress import SILENT, Progress
 from edgescale.core.target import Target
 from edgescale.core.variant import Recipe, Variant
@@ -28,7 +31,8 @@ from edgescale.stages import Stages
 class Request:
     """What the user asked for. `calibration` and `evaluation` are dataset specifications or None.
 
-    `samples` is the number of inputs a device's cost is measured on; `command` reproduces the run.
+    `samples` is the number of inputs a device's cost is measured on; `memory` what back ends that plan memory are
+    to be good at; `command` reproduces the run.
     """
 
     models: tuple[Path, ...]
@@ -39,6 +43,7 @@ class Request:
     evaluation: str | None = None
     metric: str | None = None
     samples: int = 4
+    memory: Memory = "balanced"
     out: Path = Path("edgescale-out/bundle")
     command: str = ""
 
@@ -97,9 +102,12 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
             for target in request.targets:
                 for backend in target.backends:
                     try:
-                        entries.append(_measured(stages, request.samples, loaded, variant, target, backend, evaluation))
+                        entries.append(_measured(stages, request, loaded, variant, target, backend, evaluation))
                     except UsageError:
                         raise
+                    except InfeasibleError as error:
+                        better = with_advice(error, stages, loaded, variant, target, backend, request.memory)
+                        failures.append(Failure(variant.name, target.name, better))
                     except EdgescaleError as error:
                         failures.append(Failure(variant.name, target.name, error))
 
@@ -115,7 +123,7 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
 
 def _measured(
     stages: Stages,
-    samples: int,
+    request: Request,
     loaded: LoadedModel,
     variant: Variant,
     target: Target,
@@ -123,15 +131,16 @@ def _measured(
     evaluation: Evaluation,
 ) -> Entry:
     """Compile one variant for one target, prove it equal to the reference, measure and score it."""
-    artifact = stages.compile(variant, target, backend)
+    artifact = stages.compile(variant, target, backend, request.memory)
     inputs = evaluation.data.for_model(loaded)
-    measurement = stages.profile(artifact, target, inputs, samples)
+    measurement = stages.profile(artifact, target, inputs, request.samples)
     environment = dict(measurement.environment)
     if artifact.kind == "c":
         environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
     measurement = replace(measurement, environment=environment)
     scored = evaluation.add_score(measurement, stages, loaded, artifact, target)
-    return Entry(variant, target, artifact, without_cost(scored, variant.recipe))
+    answers = evaluation.answers(stages, loaded, artifact, target)
+    return Entry(variant, target, artifact, without_cost(scored, variant.recipe), answers=answers)
 
 
 def _candidate(entry: Entry) -> Candidate:
@@ -186,6 +195,12 @@ def _check(request: Request) -> None:
     stems = [path.stem for path in request.models]
     if len(set(stems)) != len(stems):
         raise UsageError("two models share a file name; variants are named after it, so rename one")
+    planned = [name for target in request.targets for name in target.backends if get_backend(name).plans_memory]
+    if request.memory != "balanced" and not planned:
+        raise UsageError(
+            f"--memory {request.memory} shapes generated C; the targets asked for run with ONNX Runtime, which plans "
+            "memory itself"
+        )
     names = [target.name for target in request.targets]
     if len(set(names)) != len(names):
         raise UsageError("two target profiles share a name; change `name` in one of them")

@@ -44,6 +44,13 @@ class LoadedModel:
     outputs: tuple[TensorSpec, ...]
     quantized: bool
 
+    def only_input(self) -> TensorSpec:
+        """The model's input. Raises UsageError for models with several."""
+        if len(self.inputs) != 1:
+            names = ", ".join(spec.name for spec in self.inputs)
+            raise UsageError(f"{self.variant.model} has {len(self.inputs)} inputs ({names}); one is supported here")
+        return self.inputs[0]
+
     @property
     def sequence(self) -> bool:
         """Whether the model takes more than one float input of fixed shape (see `core.model.takes_sequences`)."""

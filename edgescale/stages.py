@@ -20,6 +20,7 @@ from edgescale.cache import StageStore
 from edgescale.core.errors import UsageError
 from edgescale.core.files import sha256_file, sha256_tree
 from edgescale.core.measurement import Measurement
+from edgescale.core.memory import Memory
 from edgescale.core.model import TensorSpec
 from edgescale.core.progress import SILENT, Progress, track
 from edgescale.core.target import Target
@@ -55,19 +56,21 @@ class Stages:
 
         def build(directory: Path) -> Mapping[str, Any]:
             from edgescale.frontend import save_model
+            from edgescale.frontend.graph import stored_bits
 
             save_model(source.model, directory / "model.onnx")
             model = source.model
             return {
                 "name": model.name,
                 "quantized": model.quantized,
+                "stored_bits": stored_bits(model.ir.graph),
                 "inputs": [vars(spec) for spec in model.inputs],
                 "outputs": [vars(spec) for spec in model.outputs],
             }
 
         parts = {"model": source.fingerprint, "stem": source.path.stem}
         stage = self.store.run("load", parts, build)
-        recipe = Recipe(8, 8) if stage.result["quantized"] else Recipe()
+        recipe = Recipe(*stage.result["stored_bits"]) if stage.result["quantized"] else Recipe()
         path = stage.path / "model.onnx"
         return LoadedModel(
             source,
@@ -110,18 +113,19 @@ class Stages:
         )
         return Variant(loaded.variant.model, recipe, path, sha256_file(path), layers)
 
-    def compile(self, variant: Variant, target: Target, backend_name: str) -> Artifact:
+    def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:
         """Have a back end turn a variant into an artifact for a target."""
         backend = get_backend(backend_name)
 
         def build(directory: Path) -> Mapping[str, Any]:
-            artifact = backend.compile(variant, target, directory / "artifact")
+            artifact = backend.compile(variant, target, directory / "artifact", memory)
             return {"kind": artifact.kind, "meta": dict(artifact.meta)}
 
         parts = {
             "variant": [variant.name, variant.sha256],
             "target": target.sha256,
             "backend": [backend.name, backend.version()],
+            "memory": memory if backend.plans_memory else "",
         }
         stage = self.store.run("compile", parts, build)
         path = stage.path / "artifact"

@@ -27,10 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from edgescale.cache import StageStore
+from edgescale.cli.common import memory_option
 from edgescale.core.dataset import Dataset
 from edgescale.core.errors import EdgescaleError
 from edgescale.core.files import sha256_file, write_whole
 from edgescale.core.measurement import Measurement
+from edgescale.core.memory import Memory
 from edgescale.core.model import TensorSpec
 from edgescale.core.target import Target, load_target
 from edgescale.core.variant import Artifact, Recipe
@@ -48,13 +50,15 @@ METRICS = ("instructions", "cycles", "flash", "arena", "ram", "stack")
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one target. `published`: engine name -> its figures."""
+    """One model on one target. `published`: engine name -> its figures; `board`: latencies of other engines on the
+    same board, ms."""
 
     name: str
     target: Target
     artifact: Artifact
     measurement: Measurement
     published: dict[str, dict[str, int]]
+    board: dict[str, float]
 
     @property
     def macs(self) -> int:
@@ -81,6 +85,20 @@ def published(model: Path, core: str) -> dict[str, dict[str, int]]:
     }
 
 
+def board_latencies(model: Path, target: str) -> dict[str, float]:
+    """Measured on the target's board, of other engines running the same file, in ms."""
+    digest = sha256_file(model)
+    table = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
+    names = {
+        name for engine in table["engine"] for name, entry in engine["models"].items() if entry["sha256"] == digest
+    }
+    found: dict[str, float] = {}
+    for board in table["board"]:
+        for name in names & set(board["models"]) if board["target"] == target else ():
+            found |= board["models"][name]
+    return found
+
+
 def random_samples(spec: TensorSpec, count: int) -> Dataset:
     """Samples of an input that reach every stored value: integers over their range, reals of a normal law."""
     rng = np.random.default_rng(0)
@@ -93,16 +111,19 @@ def random_samples(spec: TensorSpec, count: int) -> Dataset:
     return Dataset("random", x, None, hashlib.sha256(x.tobytes()).hexdigest())
 
 
-def measure(stages: Stages, path: Path, target: Target, calib: str | None, data: str | None, count: int) -> Result:
+def measure(
+    stages: Stages, path: Path, target: Target, memory: Memory, calib: str | None, data: str | None, count: int
+) -> Result:
     """Compile and measure one model."""
     loaded = stages.load(ModelSource(path))
     recipe = Recipe(8, 8) if loaded.quantized or calib else Recipe()
     variant = stages.compress(loaded, recipe, DataSource(calib) if calib else None)
-    artifact = stages.compile(variant, target, "edgescale_c")
+    artifact = stages.compile(variant, target, "edgescale_c", memory)
     given = DataSource(data).for_model(loaded).load().head(count) if data else None
     samples = given or random_samples(loaded.only_input(), count)
     measurement = get_rig(target.rig).measure(artifact, target, samples)
-    return Result(variant.name, target, artifact, measurement, published(path, target.core.cpu))
+    compared = published(path, target.core.cpu), board_latencies(path, target.name)
+    return Result(variant.name, target, artifact, measurement, *compared)
 
 
 def summary(results: list[Result]) -> Table:
@@ -118,6 +139,25 @@ def summary(results: list[Result]) -> Table:
         for engine, theirs in result.published.items():
             shares = ["" if v is None or m not in theirs else f"{v / theirs[m]:.3f}" for m, v in values.items()]
             table.add_row(f"  / {engine}", "", "", *shares, style="bold")
+    return table
+
+
+def board_table(results: list[Result]) -> Table | None:
+    """Modelled latencies beside what real boards took with other engines; None where nothing is published."""
+    if not any(result.board for result in results):
+        return None
+    title = "modelled latency beside latencies measured on the board with other engines (plausible, not the same code)"
+    table = Table(title=title)
+    table.add_column("model")
+    for column in ("modelled ms", "best ms", "modelled / best", "reference ms", "modelled / reference"):
+        table.add_column(column, justify="right")
+    for result in results:
+        latency = result.measurement.metrics["latency"].value
+        cells = [f"{latency:.3g}"]
+        for name in ("best", "reference"):
+            theirs = result.board.get(name)
+            cells += ["-", "-"] if theirs is None else [f"{theirs:g}", f"{latency / theirs:.2f}"]
+        table.add_row(result.name, *cells)
     return table
 
 
@@ -187,6 +227,7 @@ def regressions(records: list[dict[str, Any]], baseline: list[dict[str, Any]]) -
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-t", "--target", "profile", default="cortex-m4-stm32l4r5", show_default=True, help="Target profile.")
+@memory_option
 @click.option("--calib", help="Calibration data for float models.")
 @click.option("--data", help="Samples to run. Default: random ones.")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="How many samples to run.")
@@ -196,6 +237,7 @@ def regressions(records: list[dict[str, Any]], baseline: list[dict[str, Any]]) -
 def main(
     models: tuple[Path, ...],
     profile: str,
+    memory: Memory,
     calib: str | None,
     data: str | None,
     samples: int,
@@ -211,12 +253,14 @@ def main(
         target = load_target(profile)
         with tempfile.TemporaryDirectory() as store:
             stages = Stages(StageStore(Path(store)))
-            results = [measure(stages, path, target, calib, data, samples) for path in models]
+            results = [measure(stages, path, target, memory, calib, data, samples) for path in models]
     except EdgescaleError as error:
         raise click.ClickException(str(error)) from None
     for result in results if layers else []:
         console.print(layer_table(result))
     console.print(summary(results))
+    if (boards := board_table(results)) is not None:
+        console.print(boards)
     records = [record(result) for result in results]
     if file is not None:
         write_whole(file, json.dumps(records, indent=1) + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.core.files import firmware_root, sha256_file, sha256_tree, write_whole
+from edgescale.core.memory import Memory
 from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
@@ -18,12 +19,13 @@ from edgescale_c.names import identifier
 class CBackend:
     """Generated C99: constants in read-only memory, a verified static memory plan, kernels specialised by inlining.
 
-    The artifact's `meta`, also in artifact.json, names the symbols (`symbol`, accessors, one function a
-    layer), the files, `arena_bytes`, `weights_bytes`, ports with shape, axes and quantization, and the
-    memory plan.
+    The artifact's `meta`, also in artifact.json, names the symbols (`symbol`, accessors, the functions of
+    `layers`), the files, `arena_bytes`, `weights_bytes`, ports with shape, axes and quantization, the memory
+    plan, its `peak`, and in `memory` the mode and the regions that run in stripes.
     """
 
     name = "edgescale_c"
+    plans_memory = True
 
     def version(self) -> str:
         """Package version and a hash of everything that shapes the output: kernels, generator, lowering."""
@@ -59,16 +61,17 @@ class CBackend:
             return str(error).splitlines()
         return []
 
-    def compile(self, variant: Variant, target: Target, out: Path) -> Artifact:
+    def compile(self, variant: Variant, target: Target, out: Path, memory: Memory = "balanced") -> Artifact:
         """Fill the directory `out`. Raises UnsupportedModelError for a layer without a kernel, UsageError for a
         target whose kernel family does not exist."""
         from edgescale.lower import lower_file
         from edgescale_c.generate import generate
+        from edgescale_c.staging import flash_of
 
         program = lower_file(variant.path, variant.name)
         # Not shortened: models of one image must not share a symbol.
         symbol = identifier(variant.name, len(variant.name))
-        made = generate(program, symbol, firmware_root(), target.core.kernels)
+        made = generate(program, symbol, firmware_root(), target.core.kernels, memory=memory, flash=flash_of(target))
         for name, text in made.files.items():
             write_whole(out / name, text)
         write_whole(out / "artifact.json", json.dumps(made.meta, indent=1) + "\n")

@@ -20,6 +20,8 @@ class Choice:
     order: Order = "scalar"
     scratch: int = 0
     """Bytes, aligned to four, used in this layer only."""
+    staged: int = 0
+    """Of the scratch, the bytes at its end into which the weights are copied before the layer runs."""
     reason: str = ""
     """Why a family's own kernel does not serve."""
     family: Literal["dsp", "mve"] = "dsp"

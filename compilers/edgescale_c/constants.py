@@ -12,7 +12,16 @@ import numpy.typing as npt
 
 Table = npt.NDArray[np.generic]
 
-_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float", "uint8": "uint8_t", "uint32": "uint32_t"}
+_C_TYPES = {
+    "int8": "int8_t",
+    "int16": "int16_t",
+    "int32": "int32_t",
+    "int64": "int64_t",
+    "float32": "float",
+    "uint8": "uint8_t",
+    "uint16": "uint16_t",
+    "uint32": "uint32_t",
+}
 
 
 def float_literal(value: float) -> str:
@@ -27,7 +36,7 @@ def float_literal(value: float) -> str:
 
 
 def int_literal(value: int) -> str:
-    """A C constant of type int32_t; the least one cannot be written as a plain literal."""
+    """A C constant of an integer type; the least int32_t cannot be written as a plain literal of its type."""
     return "(-2147483647 - 1)" if value == -(2**31) else str(value)
 
 

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.lower.program import Add, Conv2D, DepthwiseConv2D, FullyConnected, Layer, Mean, Pool2D, Program
-from edgescale_c import pack
+from edgescale.lower.program import (
+    Add,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Layer,
+    Lut,
+    Mean,
+    Mul,
+    Pool2D,
+    Program,
+    Rescale,
+)
+from edgescale_c import nibbles, pack
 from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
 from edgescale_c.requant import accumulator_bounds, rescaled_bound, tables
 
 WIDE = "conv2d_s8_dsp_4x2_wide"
 """The convolution for accumulators around centres of their own."""
+
+WIDE_GROUPS = "conv2d_s8_dsp_groups_wide"
+"""The same with several groups."""
 
 _LEAST_SCRATCH = 4096
 """Scratch that is always granted; beyond it no more than the layer's input and output together."""
@@ -64,22 +80,70 @@ def is_single(layer: Add | Conv2D | DepthwiseConv2D | FullyConnected) -> bool:
     return layer.requant is not None and layer.requant.rounding == "single"
 
 
+def fill_groups(layer: Conv2D, multiple: int) -> Conv2D:
+    """The layer with the channels of each group filled up to a `multiple`, by ones without weights."""
+    width = len(layer.weights) // layer.groups
+    missing = -width % multiple
+    if layer.groups == 1 or not missing:
+        return layer
+
+    def filled(values: npt.NDArray[Any], value: int) -> npt.NDArray[Any]:
+        grouped = values.reshape(layer.groups, width, *values.shape[1:])
+        padding = [(0, 0), (0, missing), *[(0, 0)] * (values.ndim - 1)]
+        return np.pad(grouped, padding, constant_values=value).reshape(-1, *values.shape[1:])
+
+    scaling = layer.requant
+    if scaling is not None and scaling.multiplier.size > 1:
+        scaling = replace(scaling, multiplier=filled(scaling.multiplier, 0), shift=filled(scaling.shift, -2))
+    return replace(layer, weights=filled(layer.weights, 0), bias=filled(layer.bias, 0), requant=scaling)
+
+
+def lanes(layer: Conv2D | FullyConnected) -> int:
+    """Output channels whose weights share words."""
+    return 4 if layer.weight_bits == 4 else 2
+
+
+def _groups(program: Program, layer: Conv2D) -> Choice:
+    filled = fill_groups(layer, lanes(layer))
+    layer_scales(program, filled)
+    narrow = layer.weight_bits == 4
+    if narrow:
+        nibbles.check_groups(weight_rows(filled))
+    wide = not narrow and pack.check_pairs(weight_rows(filled), _bounds(program, filled), wide=True)
+    if is_single(layer):
+        raise pack.OutOfDomainError("single rounding")
+    taps = math.prod(layer.weights.shape[1:])
+    gathered = 0 if layer.weights.shape[-1] % 4 == 0 else -(-taps // 4) * 4
+    columns = -(-taps // 4) * 32 * layer.groups
+    name = "conv2d_s8_dsp_groups_w4" if narrow else WIDE_GROUPS if wide else "conv2d_s8_dsp_groups"
+    return Choice(name, "blocks", scratch=columns + gathered)
+
+
 def _conv2d(program: Program, layer: Conv2D) -> Choice:
     if layer.groups != 1:
-        raise pack.OutOfDomainError(f"{layer.groups} groups")
+        return _groups(program, layer)
     taps = math.prod(layer.weights.shape[1:])
     out = program.tensors[layer.output]
     source = program.tensors[layer.inputs[0]]
     layer_scales(program, layer)
-    single_pixel = out.size == layer.weights.shape[0] and source.size == taps
-    wide = pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=not single_pixel)
+    single_pixel = out.size == layer.weights.shape[0] and source.size == taps and not any(layer.padding)
+    narrow = layer.weight_bits == 4
+    if narrow:
+        nibbles.check_groups(weight_rows(layer))
+    wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
     if single_pixel:
-        return Choice("conv2d_s8_dsp_dense", "dense", scratch=_row_scratch(taps))
+        return Choice(f"conv2d_s8_dsp_dense{_suffix(narrow, wide)}", "dense", scratch=_row_scratch(taps))
     if is_single(layer):
         raise pack.OutOfDomainError("single rounding")
     columns = -(-taps // 4) * 32
     gathered = 0 if source.shape[-1] % 4 == 0 else -(-taps // 4) * 4
-    return Choice(WIDE if wide else "conv2d_s8_dsp_4x2", "blocks", scratch=columns + gathered)
+    name = "conv2d_s8_dsp_2x4_w4" if narrow else WIDE if wide else "conv2d_s8_dsp_4x2"
+    return Choice(name, "blocks", scratch=columns + gathered)
+
+
+def _suffix(narrow: bool, wide: bool) -> str:
+    """What the name of a dense kernel ends with."""
+    return "_w4" if narrow else "_wide" if wide else ""
 
 
 def _row_scratch(taps: int) -> int:
@@ -88,8 +152,12 @@ def _row_scratch(taps: int) -> int:
 
 def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
     layer_scales(program, layer)
-    pack.check_pairs(weight_rows(layer), _bounds(program, layer))
-    return Choice("fully_connected_s8_dsp_1x8", "dense", scratch=_row_scratch(layer.weights.shape[1]))
+    narrow = layer.weight_bits == 4
+    if narrow:
+        nibbles.check_groups(weight_rows(layer))
+    wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
+    name = f"fully_connected_s8_dsp_1x8{_suffix(narrow, wide)}"
+    return Choice(name, "dense", scratch=_row_scratch(layer.weights.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -103,6 +171,12 @@ class PlaneGeometry:
     def scratch(self) -> int:
         """Bytes of the plane and the two halves after it."""
         return self.fields["lines"] * self.fields["pitch"] * 2 + 4
+
+    @property
+    def words(self) -> int:
+        """Words of the weights of a channel, where windows are not 3x3."""
+        places = self.fields["k_places"]
+        return self.fields["k_lines"] * ((places + 1) // 2 if self.fields["dilation_place"] == 1 else places)
 
     @property
     def is_3x3(self) -> bool:
@@ -141,6 +215,9 @@ def _depthwise(program: Program, layer: DepthwiseConv2D) -> Choice:
     if any(value >= 2**15 for name, value in geometry.fields.items() if not name.endswith("_step")):
         raise pack.OutOfDomainError("more than 32,767 pixels a line or channels")
     name = "depthwise_s8_dsp_3x3" if geometry.is_3x3 else "depthwise_s8_dsp_plane"
+    if layer.weight_bits == 4:
+        unpacked = 0 if geometry.is_3x3 else -(-geometry.scratch // 4) * 4 - geometry.scratch + 4 * geometry.words
+        return Choice(f"{name}_w4", "plane", scratch=geometry.scratch + unpacked)
     return Choice(name, "plane", scratch=geometry.scratch)
 
 
@@ -167,7 +244,7 @@ def add_scales(program: Program, layer: Add) -> AddScales:
         operands.append((int(found.multiplier[0]), right))
         reach += rescaled_bound(scaling, span)
     total = pack.scales(layer.requant, tables(layer.requant, reach, layer.name), np.array([reach], np.int64))
-    if total.step or is_single(layer):
+    if total.per_channel or is_single(layer):
         raise pack.OutOfDomainError("scale of the sum")
     return AddScales((operands[0], operands[1]), total)
 
@@ -181,8 +258,10 @@ def _add(program: Program, layer: Add) -> Choice:
 
 
 def _pool2d(program: Program, layer: Pool2D) -> Choice:
-    if layer.kind != "avg":
-        return SCALAR
+    if layer.kind == "max":
+        if layer.requant is not None:
+            return SCALAR
+        return Choice("max_pool_s8_dsp")
     if math.prod(layer.kernel) > 256:
         raise pack.OutOfDomainError("windows above 256 pixels")
     return Choice("avg_pool_s8_dsp")
@@ -192,6 +271,38 @@ def _mean(program: Program, layer: Mean) -> Choice:
     return Choice("mean_s8_dsp")
 
 
+def mul_scales(program: Program, layer: Mul) -> pack.Scales:
+    """Scale of a Mul, one for all channels. Raises OutOfDomainError."""
+    if layer.requant is None or layer.requant.rounding == "single":
+        raise pack.OutOfDomainError("scale of the product")
+    zero_points = [program.tensors[name].zero_point for name in layer.inputs]
+    zero_points += [] if layer.constant is None else [layer.constant_zero_point]
+    bound = math.prod(max(127 - zero, 128 + zero) for zero in zero_points)
+    found = pack.scales(layer.requant, tables(layer.requant, bound, layer.name), np.array([bound], np.int64))
+    if found.per_channel:
+        raise pack.OutOfDomainError("scales of channels")
+    return found
+
+
+def _mul(program: Program, layer: Mul) -> Choice:
+    mul_scales(program, layer)
+    return Choice("mul_s8_dsp")
+
+
+def _lut(program: Program, layer: Lut) -> Choice:
+    return Choice("lut_s8_dsp")
+
+
+LEAST_TABLED = 1024
+"""Elements from which on a Rescale is a table of 256 bytes."""
+
+
+def _rescale(program: Program, layer: Rescale) -> Choice:
+    if layer.requant.multiplier.size > 1 or program.tensors[layer.output].size < LEAST_TABLED:
+        return SCALAR
+    return Choice("rescale_s8_dsp")
+
+
 _DSP: dict[type[Layer], Callable[[Program, Any], Choice]] = {
     Conv2D: _conv2d,
     FullyConnected: _fully_connected,
@@ -199,4 +310,7 @@ _DSP: dict[type[Layer], Callable[[Program, Any], Choice]] = {
     Add: _add,
     Pool2D: _pool2d,
     Mean: _mean,
+    Mul: _mul,
+    Lut: _lut,
+    Rescale: _rescale,
 }

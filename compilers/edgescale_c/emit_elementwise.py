@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
+from edgescale.lower.fixedpoint import apply_requant
 from edgescale.lower.program import (
     Add,
     Dequantize,
@@ -17,7 +19,7 @@ from edgescale.lower.program import (
 from edgescale_c import emit_dsp, emit_mve
 from edgescale_c.constants import Table, float_literal, int_literal
 from edgescale_c.emission import C_TYPES, REGISTRY, LayerCode, Scope
-from edgescale_c.requant import rescaled_bound
+from edgescale_c.requant import clamp_of, rescaled_bound
 
 _S8 = ("es_elementwise_s8.h",)
 _F32 = ("es_elementwise_f32.h",)
@@ -40,7 +42,7 @@ def _second(scope: Scope, constant: Table | None, constant_zero_point: int) -> t
     return scope.constant("operand", constant), constant_zero_point, constant.shape
 
 
-def _broadcast(scope: Scope, shape: tuple[int, ...]) -> tuple[int, int, str]:
+def broadcast(scope: Scope, shape: tuple[int, ...]) -> tuple[int, int, str]:
     """(rows, channels, ES_OPERAND_ kind) under which kernels see output and second operand."""
     out = scope.out
     size = int(np.prod(shape)) if shape else 1
@@ -62,7 +64,7 @@ def _broadcast(scope: Scope, shape: tuple[int, ...]) -> tuple[int, int, str]:
 def add(scope: Scope, layer: Add) -> LayerCode:
     """Sum or difference."""
     second, zero_point, shape = _second(scope, layer.constant, layer.constant_zero_point)
-    rows, channels, kind = _broadcast(scope, shape)
+    rows, channels, kind = broadcast(scope, shape)
     sign = "-1" if layer.subtract else "1"
     operands = f"{scope.read()}, {second}, {scope.write()}"
     if scope.is_float:
@@ -94,7 +96,7 @@ def add(scope: Scope, layer: Add) -> LayerCode:
 def mul(scope: Scope, layer: Mul) -> LayerCode:
     """Product."""
     second, zero_point, shape = _second(scope, layer.constant, layer.constant_zero_point)
-    rows, channels, kind = _broadcast(scope, shape)
+    rows, channels, kind = broadcast(scope, shape)
     operands = f"{scope.read()}, {second}, {scope.write()}"
     if scope.is_float:
         call = f"es_mul_f32({operands}, {rows}, {channels}, {kind}, {scope.clamp_f32(layer.clamp)});"
@@ -103,8 +105,12 @@ def mul(scope: Scope, layer: Mul) -> LayerCode:
     rows, channels = _channel_rows(
         scope, layer.requant is not None and layer.requant.multiplier.size > 1, rows, channels
     )
+    binary = f"{{{rows}, {channels}, {kind}, {scope.source().zero_point}, {zero_point}}}"
+    if scope.choice.name:
+        emit = emit_mve.mul if scope.choice.family == "mve" else emit_dsp.mul
+        return emit(scope, layer, operands, binary)
     body = (
-        f"const es_binary_s8 p = {{{rows}, {channels}, {kind}, {scope.source().zero_point}, {zero_point}}};",
+        f"const es_binary_s8 p = {binary};",
         scope.requant(layer.requant, bound, layer.clamp),
         f"es_mul_s8({operands}, &p, &q);",
     )
@@ -122,9 +128,15 @@ def lut(scope: Scope, layer: Lut) -> LayerCode:
     """Table look-up; the table is stored in the order of the input's bit pattern."""
     if scope.is_float or layer.table.shape != (256,):
         raise scope.refuse(f"needs an int8 tensor and a table of [256], found {list(layer.table.shape)}")
-    table = scope.constant("table", np.roll(layer.table, 128).astype(np.int8))
-    call = f"es_lut_s8({scope.read()}, {scope.write()}, {scope.out.size}, {table});"
-    return LayerCode((call,), "lut_s8", _S8)
+    return _tabled(scope, layer.table, "lut_s8")
+
+
+def _tabled(scope: Scope, values: npt.NDArray[np.int8], kernel: str) -> LayerCode:
+    """Look-up in `values`, int8 [256] from that of -128 on."""
+    table = scope.constant("table", np.roll(values, 128).astype(np.int8))
+    call = f"es_lut{scope.family}_s8({scope.read()}, {scope.write()}, {scope.out.size}, {table});"
+    headers = (f"es_lut{scope.family}_s8.h",) if scope.family else _S8
+    return LayerCode((call,), scope.choice.name or kernel, headers)
 
 
 @REGISTRY.register(Rescale)
@@ -132,6 +144,10 @@ def rescale(scope: Scope, layer: Rescale) -> LayerCode:
     """int8 to int8 in other units."""
     if scope.is_float:
         raise scope.refuse("rescales int8 tensors only, found float32")
+    if scope.choice.name:
+        every = np.arange(-128, 128)[:, None] - scope.source().zero_point
+        values = apply_requant(every, layer.requant)[:, 0] + scope.out.zero_point
+        return _tabled(scope, np.clip(values, *clamp_of(layer.clamp)).astype(np.int8), "rescale_s8")
     rows, channels = _channel_rows(scope, layer.requant.multiplier.size > 1, 1, scope.out.size)
     zero_point = scope.source().zero_point
     body = (

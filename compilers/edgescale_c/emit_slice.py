@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from edgescale.lower.program import ITEM_BYTES, Program, Slice, State
-from edgescale_c.constants import ConstantPool
+from edgescale_c.constants import ConstantPool, Table
 from edgescale_c.emission import REGISTRY, LayerCode, Scope
 from edgescale_c.planner import Plan
 from edgescale_c.states import slice_start
@@ -19,7 +19,8 @@ _HEADER = ("es_slice.h",)
 def slice_(scope: Scope, layer: Slice) -> LayerCode:
     """A shift where input and output share bytes, one copy where the part is in one piece, else pieces."""
     item = ITEM_BYTES[scope.out.dtype]
-    _ = scope.is_float
+    if scope.source().dtype != scope.out.dtype:
+        raise scope.refuse(f"needs input and output of one type, found {scope.source().dtype} and {scope.out.dtype}")
     start = slice_start(scope.program, layer)
     if start is not None:
         source = f"(const uint8_t *){scope.read()} + {start}"
@@ -73,13 +74,20 @@ def update(program: Program, placed: Plan, symbol: str, states: tuple[State, ...
 
 def reset(program: Program, placed: Plan, symbol: str, pool: ConstantPool) -> tuple[str, ...]:
     """Statements that give every state its initial value."""
-    lines = []
-    for number, state in enumerate(program.states):
-        place = f"&es_{symbol}_arena[{placed.offset(state.input)}]"
-        octets = np.frombuffer(np.ascontiguousarray(state.initial).tobytes(), np.uint8)
-        if (octets == octets[0]).all():
-            lines.append(f"__builtin_memset({place}, {int(octets[0])}, {octets.size});")
-        else:
-            table = pool.add(f"es_{symbol}_state{number}_initial", octets)
-            lines.append(f"__builtin_memcpy({place}, {table}, {octets.size});")
-    return tuple(lines)
+    return tuple(
+        filled(
+            f"&es_{symbol}_arena[{placed.offset(state.input)}]",
+            state.initial,
+            pool,
+            f"es_{symbol}_state{number}_initial",
+        )
+        for number, state in enumerate(program.states)
+    )
+
+
+def filled(place: str, values: Table, pool: ConstantPool, name: str) -> str:
+    """The statement that writes constants to the C address `place`."""
+    octets = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+    if (octets == octets[0]).all():
+        return f"__builtin_memset({place}, {int(octets[0])}, {octets.size});"
+    return f"__builtin_memcpy({place}, {pool.add(name, octets)}, {octets.size});"

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from edgescale.lower.program import ITEM_BYTES, Concat, Mean, Pad, Pool2D, Requant, Transpose
+from edgescale.lower.program import ITEM_BYTES, LIMITS, Concat, Mean, Pad, Pool2D, Requant, Transpose
+from edgescale_c import emit_dsp
 from edgescale_c.constants import Table
 from edgescale_c.emission import REGISTRY, LayerCode, Scope
 from edgescale_c.geometry import window
@@ -32,10 +33,16 @@ def pool2d(scope: Scope, layer: Pool2D) -> LayerCode:
         if layer.requant is not None:
             raise scope.refuse("max pooling needs equal units of input and output, found a rescaling")
         low, high = clamp_of(layer.clamp)
+        if scope.choice.family == "mve" and scope.choice.name:
+            call = f"es_max_pool_mve_s8({data}, {low}, {high});"
+            return LayerCode((geometry, call), scope.choice.name, ("es_pool_mve_s8.h",))
+        if scope.choice.name:
+            body = (geometry, f"es_max_pool_dsp_s8({data});", *emit_dsp.clamped(scope, layer.clamp))
+            return LayerCode(body, scope.choice.name, ("es_pool_dsp_s8.h",))
         return LayerCode((geometry, f"es_max_pool_s8({data}, {low}, {high});"), "max_pool_s8", ("es_pool_s8.h",))
     if math.prod(layer.kernel) >= 2**23:
         raise scope.refuse(f"average pooling takes windows below 2^23 pixels, found {math.prod(layer.kernel)}")
-    family = f"_{scope.choice.family}" if scope.choice.name else ""
+    family = scope.family
     flags = f"{scope.source().zero_point}, {int(layer.count_padding)}, {int(layer.requant is not None)}"
     body = (
         geometry,
@@ -57,7 +64,7 @@ def mean(scope: Scope, layer: Mean) -> LayerCode:
     if pixels >= 2**23:
         raise scope.refuse(f"mean takes fewer than 2^23 pixels, found {pixels}")
     zero_point = scope.source().zero_point
-    family = f"_{scope.choice.family}" if scope.choice.name else ""
+    family = scope.family
     body = (
         scope.requant(layer.requant, 255 * pixels, layer.clamp),
         f"es_mean{family}_s8({data}, {zero_point}, &q);",
@@ -78,7 +85,7 @@ def concat(scope: Scope, layer: Concat) -> LayerCode:
     at = 0
     for k, scaling in enumerate(layer.rescale):
         chunk = scope.source(k).nbytes // count
-        target = f"(void *)&es_{scope.symbol}_arena[{scope.plan.offset(scope.out.name) + at}]"
+        target = scope.write_at(at)
         in_place = count == 1 and scope.plan.offset(scope.source(k).name) == scope.plan.offset(scope.out.name) + at
         at += chunk
         if scaling is None and in_place:
@@ -87,22 +94,27 @@ def concat(scope: Scope, layer: Concat) -> LayerCode:
         if scaling is None:
             calls.append(f"es_concat_part({scope.read(k)}, {target}, i, &p{k}, {int(scope.shares_bytes(k))});")
             continue
-        if item != 1:
-            raise scope.refuse("rescales int8 inputs only, found float32")
+        if scope.is_float:
+            raise scope.refuse("rescales integer inputs only, found float32")
         zero_point = scope.source(k).zero_point
-        declarations.append(scope.requant(scaling, 255, (-128, 127), f"q{k}"))
+        declarations.append(scope.requant(scaling, 255 if item == 1 else 2**15, LIMITS[scope.out.dtype], f"q{k}"))
+        if item == 2:
+            calls.append(f"es_concat_part_rescaled_s16({scope.read(k)}, {target}, i, &p{k}, &q{k});")
+            continue
         calls.append(f"es_concat_part_rescaled_s8({scope.read(k)}, (int8_t *){target}, i, &p{k}, {zero_point}, &q{k});")
     if at != stride:
         raise scope.refuse(f"inputs of {at} bytes a chunk do not fill an output of {stride}")
     loop = (f"for (int32_t i = 0; i < {count}; i++) {{", *(f"    {call}" for call in calls), "}") if calls else ()
-    return LayerCode((*declarations, *loop), "concat", _MOVE)
+    rescaled = item == 2 and any(scaling is not None for scaling in layer.rescale)
+    return LayerCode((*declarations, *loop), "concat", ("es_elementwise_s16.h",) if rescaled else _MOVE)
 
 
 @REGISTRY.register(Pad)
 def pad(scope: Scope, layer: Pad) -> LayerCode:
     """Constant padding of up to four axes."""
     item = ITEM_BYTES[scope.out.dtype]
-    value: Table = np.array([layer.value], np.float32 if scope.is_float else np.int8)
+    _ = scope.is_float
+    value: Table = np.array([layer.value], scope.out.dtype)
     axes = [list(entry) for entry in zip(scope.source().shape, layer.before, layer.after, strict=True)]
     # Axes that are not padded join their outer neighbour: fewer, longer copies.
     while len(axes) > 1 and axes[-1][1] == axes[-1][2] == 0:

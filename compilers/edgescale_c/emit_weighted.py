@@ -7,15 +7,24 @@ from edgescale_c import emit_dsp, emit_mve
 from edgescale_c.constants import Table
 from edgescale_c.emission import REGISTRY, LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window, window
+from edgescale_c.nibbles import pack_nibbles
 from edgescale_c.requant import accumulator_bounds
 
 
-def _check(scope: Scope, weights: Table, bias: Table, channels: int) -> None:
+def _check(scope: Scope, layer: Conv2D | DepthwiseConv2D | FullyConnected, channels: int) -> None:
+    weights, bias, bits = layer.weights, layer.bias, layer.weight_bits
     wanted = ("float32", "float32") if scope.is_float else ("int8", "int32")
     if (str(weights.dtype), str(bias.dtype)) != wanted:
         raise scope.refuse(f"needs weights and bias of {' and '.join(wanted)}, found {weights.dtype} and {bias.dtype}")
     if bias.shape != (channels,):
         raise scope.refuse(f"needs a bias of [{channels}], found {list(bias.shape)}")
+    if bits not in (4, 8):
+        raise scope.refuse(f"stores weights of 8 or 4 bits, found {bits}")
+    limit = 2 ** (bits - 1)
+    if not scope.is_float and (weights.min(initial=0) < -limit or weights.max(initial=0) >= limit):
+        raise scope.refuse(
+            f"weights of {bits} bits lie in [{-limit}, {limit - 1}], found {weights.min()} to {weights.max()}"
+        )
 
 
 def _bound(scope: Scope, rows: Table, bias: Table) -> int:
@@ -46,16 +55,20 @@ def _convolution(
         )
         return LayerCode(body, f"{kernel}_f32", ("es_conv2d_f32.h",))
     bound = _bound(scope, rows, layer.bias)
-    weights = scope.constant("weights", layer.weights)
+    narrow = layer.weight_bits == 4
+    # Depthwise weights lie as they are, those of a convolution row by row.
+    shaped = layer.weights.reshape(1, -1) if isinstance(layer, DepthwiseConv2D) else rows
+    weights = scope.constant("weights", pack_nibbles(shaped) if narrow else layer.weights)
     bias = scope.constant("bias", folded_bias(scope, rows, layer.bias))
     padding = scope.pool.fill(f"es_{scope.symbol}", scope.source().zero_point, _padding_bytes(geometry))
     body = (
         f"const es_window g = {{{geometry.initialiser()}}};",
-        f"const es_conv2d_weights_s8 k = {{{weights}, {bias}, {padding}, {scope.source().zero_point}}};",
+        f"const es_conv2d_weights_s8 k = {{{weights}, {bias}, {padding}, {scope.source().zero_point}, "
+        f"{layer.weight_bits}}};",
         scope.requant(layer.requant, bound, layer.clamp),
         f"es_{kernel}_s8({scope.read()}, {scope.write()}, &g, &k, &q);",
     )
-    return LayerCode(body, f"{kernel}_s8", (f"es_{kernel}_s8.h",))
+    return LayerCode(body, f"{kernel}_s8{'_w4' if narrow else ''}", (f"es_{kernel}_s8.h",))
 
 
 @REGISTRY.register(Conv2D)
@@ -68,7 +81,7 @@ def conv2d(scope: Scope, layer: Conv2D) -> LayerCode:
             f"weights {list(layer.weights.shape)} in {layer.groups} groups do not fit "
             f"{geometry.in_c} input and {geometry.out_c} output channels"
         )
-    _check(scope, layer.weights, layer.bias, channels)
+    _check(scope, layer, channels)
     if scope.choice.name:
         emit = emit_mve.conv2d if scope.choice.family == "mve" else emit_dsp.conv2d
         return emit(scope, layer, geometry)
@@ -85,7 +98,7 @@ def depthwise_conv2d(scope: Scope, layer: DepthwiseConv2D) -> LayerCode:
             f"weights {list(layer.weights.shape)} with multiplier {layer.multiplier} do not fit "
             f"{geometry.in_c} input and {geometry.out_c} output channels"
         )
-    _check(scope, layer.weights, layer.bias, channels)
+    _check(scope, layer, channels)
     if scope.choice.name:
         emit = emit_mve.depthwise_conv2d if scope.choice.family == "mve" else emit_dsp.depthwise_conv2d
         return emit(scope, layer)
@@ -103,7 +116,7 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
             f"weights [{outputs}, {inputs}] do not fit an input of {list(scope.source().shape)} "
             f"and an output of {list(scope.out.shape)}"
         )
-    _check(scope, layer.weights, layer.bias, outputs)
+    _check(scope, layer, outputs)
     if scope.choice.name:
         emit = emit_mve.fully_connected if scope.choice.family == "mve" else emit_dsp.fully_connected
         return emit(scope, layer)
@@ -116,10 +129,11 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
         )
         return LayerCode(body, "fully_connected_f32", ("es_conv2d_f32.h",))
     bound = _bound(scope, layer.weights, layer.bias)
-    weights = scope.constant("weights", layer.weights)
+    narrow = layer.weight_bits == 4
+    weights = scope.constant("weights", pack_nibbles(layer.weights) if narrow else layer.weights)
     bias = scope.constant("bias", folded_bias(scope, layer.weights, layer.bias))
     body = (
         scope.requant(layer.requant, bound, layer.clamp),
-        f"es_fully_connected_s8({scope.read()}, {scope.write()}, {shape}, {weights}, {bias}, &q);",
+        f"es_fully_connected_s8({scope.read()}, {scope.write()}, {shape}, {weights}, {layer.weight_bits}, {bias}, &q);",
     )
-    return LayerCode(body, "fully_connected_s8", ("es_fully_connected_s8.h",))
+    return LayerCode(body, f"fully_connected_s8{'_w4' if narrow else ''}", ("es_fully_connected_s8.h",))

@@ -1,4 +1,4 @@
-"""A program becomes C text: plan, verify, emit."""
+"""A program becomes C text: arrange, verify, emit."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.lower.program import Program, State, macs
-from edgescale_c import emit_elementwise, emit_slice, emit_spatial, emit_weighted, skeleton
+from edgescale.core.memory import Memory
+from edgescale.lower.program import Program, State
+from edgescale_c import emit_slice, skeleton
+from edgescale_c.arrange import arrange
 from edgescale_c.constants import ConstantPool
-from edgescale_c.emission import C_TYPES, REGISTRY, Scope
+from edgescale_c.emission import C_TYPES
 from edgescale_c.firmware import needed_headers
-from edgescale_c.kernels import choose
-from edgescale_c.liveness import moves_nothing, scratch_name
-from edgescale_c.names import layer_symbol
-from edgescale_c.planner import Plan, plan
+from edgescale_c.liveness import scratch_name
+from edgescale_c.planner import Plan
+from edgescale_c.staging import Flash
 from edgescale_c.states import copied
+from edgescale_c.steps import emit_steps
 from edgescale_c.verifier import Workspace, verify
-
-# Importing them fills the registry.
-EMITTERS = (emit_elementwise, emit_slice, emit_spatial, emit_weighted)
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,25 @@ class Generated:
 
 
 def generate(
-    program: Program, symbol: str, firmware: Path, family: str = "scalar", alignment: int = 1, overlap: bool = True
+    program: Program,
+    symbol: str,
+    firmware: Path,
+    family: str = "scalar",
+    alignment: int = 1,
+    overlap: bool = True,
+    memory: Memory = "balanced",
+    flash: Flash | None = None,
 ) -> Generated:
     """C99 of `program` under the name `symbol` (a C identifier), with the headers it needs.
 
     alignment: bytes to which buffers are aligned in the arena; overlap: whether outputs may reach into
-    inputs that die. Raises UnsupportedModelError naming node, rule and value for a layer without a kernel.
+    inputs that die; memory: what the arrangement is to be good at; flash: that of the device, which
+    "fastest" has to know. Raises UnsupportedModelError naming node, rule
+    and value for a layer without a kernel.
     """
     _check(program)
-    choices = choose(program, family)
-    placed = plan(program, alignment, overlap, choices)
+    arranged = arrange(program, family, memory, alignment, overlap, flash)
+    program, choices, placed = arranged.program, arranged.choices, arranged.plan
     offsets = {name: placed.offset(name) for name in program.tensors}
     workspaces = {
         index: Workspace(choice.order, placed.offset(scratch_name(index)) if choice.scratch else 0, choice.scratch)
@@ -51,34 +59,11 @@ def generate(
     }
     verify(program, offsets, placed.arena_bytes, alignment, workspaces)
     pool = ConstantPool()
-    layers: list[skeleton.EmittedLayer] = []
-    details: list[dict[str, Any]] = []
-    for index, layer in enumerate(program.layers):
-        if moves_nothing(program, layer):
-            continue
-        name = layer_symbol(symbol, index, layer.name)
-        choice = choices[index]
-        code = REGISTRY.emit(Scope(program, placed, pool, symbol, layer, name, choice, index))
-        layers.append(skeleton.EmittedLayer(index, name, layer.name, layer.op, code))
-        details.append(
-            {
-                "symbol": name,
-                "name": layer.name,
-                "op": layer.op,
-                "macs": macs(program, layer),
-                "kernel": code.kernel,
-                "reason": choice.reason,
-                "nodes": list(layer.nodes),
-            }
-        )
+    steps = emit_steps(arranged, symbol, pool)
     if moved := copied(program, offsets):
-        code = emit_slice.update(program, placed, symbol, moved)
-        name = layer_symbol(symbol, len(program.layers), "states")
-        layers.append(skeleton.EmittedLayer(len(program.layers), name, "states", "StateUpdate", code))
-        details.append({"symbol": name, "name": "states", "op": "StateUpdate", "macs": 0, "kernel": code.kernel})
-        details[-1] |= {"reason": "", "nodes": []}
+        steps.add_update(emit_slice.update(program, placed, symbol, moved), len(program.layers))
     reset = emit_slice.reset(program, placed, symbol, pool)
-    text = skeleton.source(program, placed, symbol, layers, pool.definitions(), reset)
+    text = skeleton.source(program, placed, symbol, steps.functions, steps.calls, pool.definitions(), reset)
     files = {
         f"es_{symbol}.c": text,
         f"es_{symbol}.h": skeleton.header(program, placed, symbol, pool.nbytes),
@@ -93,8 +78,10 @@ def generate(
         "weights_bytes": pool.nbytes,
         "inputs": [_describe(port) for port in skeleton.ports(program, placed, symbol, "input")],
         "outputs": [_describe(port) for port in skeleton.ports(program, placed, symbol, "output")],
-        "layers": details,
-        "plan": _plan_rows(program, placed),
+        "layers": steps.details,
+        "memory": arranged.describe(),
+        "peak": _peak(program, placed),
+        "plan": _plan_rows(placed),
         "states": [_describe_state(program, placed, state) for state in program.states],
     }
     if program.states:
@@ -109,7 +96,7 @@ def _check(program: Program) -> None:
     for tensor in program.tensors.values():
         if tensor.dtype not in C_TYPES:
             raise UnsupportedModelError(
-                f"value {tensor.name!r}: the C back end stores {' and '.join(C_TYPES)}, found {tensor.dtype}"
+                f"value {tensor.name!r}: the C back end stores {', '.join(C_TYPES)}, found {tensor.dtype}"
             )
         if tensor.size < 1:
             raise UnsupportedModelError(f"value {tensor.name!r}: shape {list(tensor.shape)} holds no element")
@@ -140,15 +127,35 @@ def _describe_state(program: Program, placed: Plan, state: State) -> dict[str, A
     }
 
 
-def _plan_rows(program: Program, placed: Plan) -> list[dict[str, Any]]:
+def _peak(program: Program, placed: Plan) -> dict[str, Any]:
+    """The layer during which most bytes are live, and how many."""
+    spans = [
+        (piece.first, piece.last, offset + piece.low, offset + piece.high)
+        for buffer, offset in zip(placed.buffers, placed.offsets, strict=True)
+        for piece in buffer.pieces
+    ]
+
+    def live(index: int) -> int:
+        total, end = 0, 0
+        for low, high in sorted((low, high) for first, last, low, high in spans if first <= index <= last):
+            total += max(0, high - max(low, end))
+            end = max(end, high)
+        return total
+
+    fullest = max(range(len(program.layers)), key=live, default=None)
+    return {} if fullest is None else {"layer": program.layers[fullest].name, "bytes": live(fullest)}
+
+
+def _plan_rows(placed: Plan) -> list[dict[str, Any]]:
+    """What lies where, from which layer to which: tensors and scratch, in parts where rows come and go apart."""
     return [
         {
-            "tensor": name,
-            "offset": offset + buffer.start(name),
-            "bytes": program.tensors[name].nbytes if name in program.tensors else buffer.nbytes,
-            "first": buffer.first,
-            "last": buffer.last,
+            "tensor": piece.tensor,
+            "offset": offset + piece.low,
+            "bytes": piece.high - piece.low,
+            "first": piece.first,
+            "last": piece.last,
         }
         for buffer, offset in zip(placed.buffers, placed.offsets, strict=True)
-        for name in buffer.tensors
+        for piece in buffer.pieces
     ]

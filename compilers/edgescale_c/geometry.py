@@ -40,6 +40,11 @@ class Window:
         rows = self.full_top == 0 and self.full_bottom == self.out_h
         return not (rows and self.full_left == 0 and self.full_right == self.out_w)
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether every output pixel sees the input pixel in its place and no other: `out_w` pixels in one row."""
+        return (self.k_h, self.k_w, self.stride_h, self.stride_w) == (1, 1, 1, 1) and not self.has_border
+
     def initialiser(self) -> str:
         """C initialiser list with designators."""
         return ", ".join(f".{field.name} = {getattr(self, field.name)}" for field in fields(self))

@@ -15,11 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.lower.program import Add, Conv2D, DepthwiseConv2D, FullyConnected, Layer, Mean, Pool2D, Program
+from edgescale.lower.program import (
+    Add,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Layer,
+    Lut,
+    Mean,
+    Mul,
+    Pool2D,
+    Program,
+    Rescale,
+)
 from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
-from edgescale_c.dsp_choice import add_scales, weight_rows
+from edgescale_c.dsp_choice import LEAST_TABLED, add_scales, mul_scales, weight_rows
 from edgescale_c.geometry import window
+from edgescale_c.nibbles import pack_nibbles
 from edgescale_c.pack import OutOfDomainError
 from edgescale_c.requant import accumulator_bounds, tables
 
@@ -52,6 +65,11 @@ def _mve(name: str, *, plane: bool = False, scratch: int = 0) -> Choice:
     return Choice(name, "plane" if plane else "scalar", scratch, family="mve")
 
 
+def _narrow(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> str:
+    """What the name of a layer's kernel ends with."""
+    return "_w4" if layer.weight_bits == 4 else ""
+
+
 def scales(program: Program, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> npt.NDArray[np.int32]:
     """Multipliers and minus the shifts to the right, int32 [2, O]. Raises OutOfDomainError."""
     if layer.requant is None:
@@ -68,7 +86,7 @@ def scales(program: Program, layer: Conv2D | DepthwiseConv2D | FullyConnected) -
 
 def in_pairs(layer: Conv2D | FullyConnected) -> bool:
     """Whether the layer's pixels go two by two, with two channels each, since their taps do not fit registers."""
-    return isinstance(layer, Conv2D) and math.prod(layer.weights.shape[1:]) > LANES * _MOST_HELD
+    return isinstance(layer, Conv2D) and layer.groups == 1 and math.prod(layer.weights.shape[1:]) > LANES * _MOST_HELD
 
 
 def dense_weights(rows: Table, group: int) -> npt.NDArray[np.int8]:
@@ -80,22 +98,25 @@ def dense_weights(rows: Table, group: int) -> npt.NDArray[np.int8]:
     return np.ascontiguousarray(full.reshape(groups, group, blocks, LANES).transpose(0, 2, 1, 3))
 
 
-def dense_scales(bias: npt.NDArray[np.int32], scaling: npt.NDArray[np.int32], group: int) -> npt.NDArray[np.int32]:
-    """Folded bias [O] and `scales` -> [groups of 4 or 2 channels, 3, 4], groups of two repeated.
+def dense_nibbles(rows: Table, group: int) -> npt.NDArray[np.int8]:
+    """The same of 4-bit weights: [groups, blocks of 16 taps, group / 2, 16], of two channels 16 * w1 + w0 + 8."""
+    full = dense_weights(rows, group).astype(np.int16)
+    return (full[:, :, 1::2] * 16 + full[:, :, 0::2] + 8).astype(np.int8)
 
-    Channels that fill a group up get -1 as shift.
+
+def dense_scales(bias: npt.NDArray[np.int32], scaling: npt.NDArray[np.int32], group: int) -> npt.NDArray[np.int32]:
+    """Folded bias [O] and `scales` -> [groups of 4 or 2 channels, 2 * group + 1].
+
+    Biases, multipliers, and a byte a channel of shifts, those of groups of two repeated. Channels that fill a
+    group up get -1 as shift.
     """
     full = np.zeros((3, -(-len(bias) // group) * group), np.int32)
     full[2] = -1
     full[0, : len(bias)] = bias
     full[1:, : len(bias)] = scaling
-    grouped = full.reshape(3, -1, group).transpose(1, 0, 2)
-    return np.ascontiguousarray(np.tile(grouped, (1, 1, 4 // group)))
-
-
-def depthwise_scales(bias: npt.NDArray[np.int32], scaling: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Folded bias [O] and `scales` -> [O, 3]."""
-    return np.ascontiguousarray(np.stack([bias, *scaling], axis=1))
+    grouped = full.reshape(3, -1, group)
+    shifts = np.ascontiguousarray(np.tile(grouped[2], (1, 4 // group)).astype(np.int8)).view(np.int32)
+    return np.concatenate([grouped[0], grouped[1], shifts], axis=1)
 
 
 @dataclass(frozen=True)
@@ -128,7 +149,7 @@ def planes(program: Program, layer: DepthwiseConv2D) -> Planes:
         "in_lines": line[0], "in_places": place[0], "in_line_step": line[2], "in_place_step": place[2],
         "out_lines": line[1], "out_places": place[1], "out_line_step": line[3], "out_place_step": place[3],
         "lines": lines, "pitch": pitch, "pad_line": line[4], "pad_place": place[4], "k_lines": k_lines,
-        "stride_line": line[6], "stride_place": place[6], "dilation_line": line[7], "vectors": vectors,
+        "stride_line": line[6], "stride_place": place[6], "dilation_line": line[7], "taps": reach * k_lines,
         "channels": in_c, "multiplier": layer.multiplier,
     }  # fmt: skip
     copied = -(-pitch // LANES) * LANES * k_lines
@@ -138,38 +159,41 @@ def planes(program: Program, layer: DepthwiseConv2D) -> Planes:
 
 
 def depthwise_weights(layer: DepthwiseConv2D, geometry: Planes) -> npt.NDArray[np.int8]:
-    """[O, vectors, 16]: place after place of the window, all its lines; zeros between dilated places and at the end."""
+    """[O, taps]: place after place of the window, all its lines; zeros between dilated places.
+
+    Of 4 bits: [(O + 1) / 2, taps], two channels a byte, the first in its lower half.
+    """
     w = layer.weights if geometry.transposed else layer.weights.transpose(1, 0, 2)
     step = layer.dilation[0] if geometry.transposed else layer.dilation[1]
     places, lines, channels = w.shape
     full = np.zeros((channels, (places - 1) * step + 1, lines), np.int8)
     full[:, ::step] = w.transpose(2, 0, 1)
-    flat = np.zeros((channels, geometry.fields["vectors"] * LANES), np.int8)
-    flat[:, : full[0].size] = full.reshape(channels, -1)
-    return flat
+    rows = full.reshape(channels, -1)
+    return rows if layer.weight_bits == 8 else pack_nibbles(rows.T).T
 
 
 def _conv2d(program: Program, layer: Conv2D) -> Choice:
-    if layer.groups != 1:
-        raise OutOfDomainError(f"{layer.groups} groups")
     scales(program, layer)
     geometry = window(program, layer)
+    if layer.groups != 1:
+        column = -(-math.prod(layer.weights.shape[1:]) // LANES) * LANES
+        return _mve(f"conv2d_s8_mve_groups{_narrow(layer)}", scratch=column * layer.groups)
     if geometry.k_h * geometry.k_w == 1 and not geometry.has_border:
-        return _mve("conv2d_s8_mve_1x1")
+        return _mve(f"conv2d_s8_mve_1x1{_narrow(layer)}")
     taps = math.prod(layer.weights.shape[1:])
-    return _mve("conv2d_s8_mve", scratch=-(-taps // LANES) * LANES * (2 if in_pairs(layer) else 1))
+    return _mve(f"conv2d_s8_mve{_narrow(layer)}", scratch=-(-taps // LANES) * LANES * (2 if in_pairs(layer) else 1))
 
 
 def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
     scales(program, layer)
-    return _mve("fully_connected_s8_mve")
+    return _mve(f"fully_connected_s8_mve{_narrow(layer)}")
 
 
 def _depthwise(program: Program, layer: DepthwiseConv2D) -> Choice:
     if layer.requant is not None and layer.requant.rounding == "single":
         raise OutOfDomainError("single rounding")
     scales(program, layer)
-    return _mve("depthwise_s8_mve", plane=True, scratch=planes(program, layer).scratch)
+    return _mve(f"depthwise_s8_mve{_narrow(layer)}", plane=True, scratch=planes(program, layer).scratch)
 
 
 def _add(program: Program, layer: Add) -> Choice:
@@ -181,8 +205,8 @@ def _add(program: Program, layer: Add) -> Choice:
 
 
 def _pool2d(program: Program, layer: Pool2D) -> Choice:
-    if layer.kind != "avg":
-        return SCALAR
+    if layer.kind == "max":
+        return SCALAR if layer.requant is not None else _mve("max_pool_s8_mve")
     if layer.kernel[1] > 256:
         raise OutOfDomainError("windows above 256 pixels a row")
     return _mve("avg_pool_s8_mve")
@@ -192,6 +216,21 @@ def _mean(program: Program, layer: Mean) -> Choice:
     return _mve("mean_s8_mve")
 
 
+def _mul(program: Program, layer: Mul) -> Choice:
+    mul_scales(program, layer)
+    return _mve("mul_s8_mve")
+
+
+def _lut(program: Program, layer: Lut) -> Choice:
+    return _mve("lut_s8_mve")
+
+
+def _rescale(program: Program, layer: Rescale) -> Choice:
+    if layer.requant.multiplier.size > 1 or program.tensors[layer.output].size < LEAST_TABLED:
+        return SCALAR
+    return _mve("rescale_s8_mve")
+
+
 _CHOOSERS: dict[type[Layer], Callable[[Program, Any], Choice]] = {
     Conv2D: _conv2d,
     FullyConnected: _fully_connected,
@@ -199,4 +238,7 @@ _CHOOSERS: dict[type[Layer], Callable[[Program, Any], Choice]] = {
     Add: _add,
     Pool2D: _pool2d,
     Mean: _mean,
+    Mul: _mul,
+    Lut: _lut,
+    Rescale: _rescale,
 }

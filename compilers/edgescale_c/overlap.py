@@ -22,6 +22,7 @@ from edgescale.lower.program import (
     DepthwiseConv2D,
     Dequantize,
     FullyConnected,
+    InterpolatedLut,
     Layer,
     Lut,
     Mean,
@@ -72,7 +73,7 @@ def _operand_distance(program: Program, layer: Layer, operand: int, order: Order
         return _blocks(window(program, layer))
     if order == "dense":
         return _dense_rows(source.size, out.size, source.size // _row_length(layer))
-    if isinstance(layer, (Lut, Unary, Rescale, Softmax, Quantize, Dequantize)):
+    if isinstance(layer, (Lut, InterpolatedLut, Unary, Rescale, Softmax, Quantize, Dequantize)):
         return _upwards(source.size, item_in, item_out)
     if isinstance(layer, (Add, Mul)):
         whole = source.size == out.size

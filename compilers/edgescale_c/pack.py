@@ -29,14 +29,31 @@ class OutOfDomainError(Exception):
 
 @dataclass(frozen=True)
 class Scales:
-    """Entries of `es_scale_pair`: int32 [pairs, 3], or [1, 3] where one serves all channels."""
+    """Multipliers and shifts to the right, int64 [channels filled up to an even number], or two equal ones for all."""
 
-    entries: npt.NDArray[np.int32]
+    multiplier: Int64s
+    right: Int64s
+    per_channel: bool
+
+    @property
+    def pairs(self) -> npt.NDArray[np.int32]:
+        """Entries of `es_scale_pair`: int32 [pairs, 3], or [1, 3] where one serves all channels."""
+        shifts = self.right[0::2] | self.right[1::2] << 8
+        return np.stack([self.multiplier[0::2], self.multiplier[1::2], shifts], axis=1).astype(np.int32)
+
+    def wide_pairs(self, centres: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The same with a centre behind each pair's entry: int32 [pairs, 4]."""
+        return np.concatenate([np.broadcast_to(self.pairs, (len(centres), 3)), centres[:, None]], axis=1)
 
     @property
     def step(self) -> int:
         """Bytes from one pair's entry to the next."""
-        return 12 if len(self.entries) > 1 else 0
+        return 12 if self.per_channel else 0
+
+    @property
+    def shifts(self) -> npt.NDArray[np.uint16]:
+        """`shift` of `es_scales`, two channels a half."""
+        return (self.right[0::2] | self.right[1::2] << 8).astype(np.uint16)
 
 
 def scales(requant: Requant, found: RequantTables, bounds: Int64s) -> Scales:
@@ -62,8 +79,7 @@ def scales(requant: Requant, found: RequantTables, bounds: Int64s) -> Scales:
         multiplier, right = np.repeat(multiplier, 2), np.repeat(right, 2)
     elif len(multiplier) % 2:
         multiplier, right = np.append(multiplier, 0), np.append(right, 0)
-    entries = np.stack([multiplier[0::2], multiplier[1::2], right[0::2] | right[1::2] << 8], axis=1)
-    return Scales(entries.astype(np.int32))
+    return Scales(multiplier, right, found.per_channel)
 
 
 def check_pairs(rows: Table, bounds: Int64s, *, wide: bool = False) -> bool:
@@ -137,11 +153,11 @@ def pair_bias(folded: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 
 
 def wide_bias(folded: npt.NDArray[np.int32], rows: Table) -> npt.NDArray[np.int32]:
-    """The same with centres: [pairs, 4] of b0, 256 * (b1 - centre) + b0, 2 * centre, 0."""
+    """The same with centres: [pairs, 3] of b0, 256 * (b1 - centre) + b0, 2 * centre."""
     even, odd = _pair_columns(folded)
     # Inputs lie around -1/2.
     centre = odd - _pair_columns(rows.astype(np.int64).sum(axis=1))[1] // 2
-    return _wrapped(np.stack([even, 256 * (odd - centre) + even, 2 * centre, 0 * centre], axis=1))
+    return _wrapped(np.stack([even, 256 * (odd - centre) + even, 2 * centre], axis=1))
 
 
 def _wrapped(values: Int64s) -> npt.NDArray[np.int32]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.lower.program import Clamp, Requant
+from edgescale.lower.program import LIMITS, Clamp, Requant
 
 _BOUND = 2**30
 
@@ -78,6 +78,7 @@ def accumulator_bounds(
     return result
 
 
-def clamp_of(clamp: Clamp) -> tuple[int, int]:
-    """Integer clamp within [-128, 127]."""
-    return max(-128, int(clamp[0])), min(127, int(clamp[1]))
+def clamp_of(clamp: Clamp, dtype: str = "int8") -> tuple[int, int]:
+    """Integer clamp within the limits of `dtype`."""
+    least, most = LIMITS[dtype]
+    return max(least, int(clamp[0])), min(most, int(clamp[1]))

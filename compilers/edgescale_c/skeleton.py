@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgescale.lower.program import Port, Program, Tensor
+from edgescale.lower.program import LIMITS, Port, Program, Tensor
+from edgescale_c.calls import Call, statements
 from edgescale_c.constants import float_literal
 from edgescale_c.emission import C_TYPES, LayerCode
 from edgescale_c.names import comment
@@ -14,13 +15,13 @@ from edgescale_c.planner import Plan
 
 @dataclass(frozen=True)
 class EmittedLayer:
-    """A layer that became a function."""
+    """A layer that became a function; its stripes share one where they do the same at different places."""
 
-    index: int
     symbol: str
     name: str
     op: str
     code: LayerCode
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def _banner(program: Program, plan: Plan, symbol: str, weights_bytes: int, given
  *     es_{symbol}_run();
  *     const {read} *y = {result.accessor}();
  *
- * int8 tensors hold q with real = scale * (q - zero_point), q in [-128, 127]; to store a real value take
- * round(real / scale) + zero_point, saturated. Every q is a valid input. Images are stored channels last:
+ * Integer tensors hold q with real = scale * (q - zero_point); to store a real value take
+ * round(real / scale) + zero_point, saturated to their type. Every q is a valid input. Images are stored channels last:
  * element (y, x, c) of [1, H, W, C] is at (y * W + x) * C + c.
  *
  * Build with any C99 compiler of the GCC or Clang family: the .c file beside this header, nothing else.
@@ -123,7 +124,7 @@ def _port_macros(port: PortCode, verb: str) -> str:
         f"#define {port.macro}_SIZE {tensor.size}",
         f"#define {port.macro}_BYTES {tensor.nbytes}",
     ]
-    if tensor.dtype == "int8":
+    if tensor.dtype in LIMITS:
         lines.append(f"#define {port.macro}_SCALE {float_literal(tensor.scale)}")
         lines.append(f"#define {port.macro}_ZERO_POINT ({tensor.zero_point})")
     return "\n".join(lines) + "\n"
@@ -143,9 +144,15 @@ def _output_accessor(port: PortCode, symbol: str) -> str:
 
 
 def source(
-    program: Program, plan: Plan, symbol: str, layers: list[EmittedLayer], definitions: str, reset: Sequence[str] = ()
+    program: Program,
+    plan: Plan,
+    symbol: str,
+    layers: Sequence[EmittedLayer],
+    calls: Sequence[Call],
+    definitions: str,
+    reset: Sequence[str] = (),
 ) -> str:
-    """The implementation of a model; `reset` holds the statements that start its states."""
+    """The implementation of a model: `calls` are those of a run, `reset` the statements that start its states."""
     upper = symbol.upper()
     headers = sorted({header for layer in layers for header in layer.code.headers} | {"es_base.h"})
     includes = "\n".join(f'#include "edgescale/{name}"' for name in headers)
@@ -163,8 +170,8 @@ def source(
     blocks.extend(_function(layer) for layer in layers)
     for kind in ("input", "output"):
         blocks.extend(_accessor(port, symbol, kind) for port in ports(program, plan, symbol, kind))
-    calls = "".join(f"    {layer.symbol}();\n" for layer in layers)
-    blocks.append(f"void es_{symbol}_run(void)\n{{\n{calls}}}\n")
+    steps = "".join(f"    {line}\n" for line in statements(calls, f"es_{symbol}_arena"))
+    blocks.append(f"void es_{symbol}_run(void)\n{{\n{steps}}}\n")
     if reset:
         lines = "".join(f"    {line}\n" for line in reset)
         blocks.append(f"void es_{symbol}_reset(void)\n{{\n{lines}}}\n")
@@ -173,7 +180,8 @@ def source(
 
 def _function(layer: EmittedLayer) -> str:
     body = "".join(f"    {line}\n" for line in (*layer.code.body, "ES_LAYER_END();"))
-    return f"/* {comment(layer.name)}: {layer.op} */\nstatic ES_NOINLINE void {layer.symbol}(void)\n{{\n{body}}}\n"
+    head = f"static ES_NOINLINE void {layer.symbol}({', '.join(layer.parameters) or 'void'})"
+    return f"/* {comment(layer.name)}: {layer.op} */\n{head}\n{{\n{body}}}\n"
 
 
 def _accessor(port: PortCode, symbol: str, kind: str) -> str:

@@ -66,7 +66,9 @@ def places(program: Program) -> dict[str, Place]:
         if shifted is not None and shifted.output not in joined:
             joined.add(shifted.output)
             found |= _parts(program, state, shifted, index, found)
-        elif not is_view(program, program.layers[index]) and _unread_from(program, state.input, index):
+        elif not is_view(program, program.layers[index]) and (
+            _unread_from(program, state.input, index) or _becomes(program, state, index)
+        ):
             found[state.output] = (state.input, 0)
     return found
 
@@ -74,6 +76,13 @@ def places(program: Program) -> dict[str, Place]:
 def copied(program: Program, offsets: Mapping[str, int]) -> tuple[State, ...]:
     """States whose next value the plan did not put at their own place."""
     return tuple(state for state in program.states if offsets[state.input] != offsets[state.output])
+
+
+def _becomes(program: Program, state: State, index: int) -> bool:
+    """Whether layer `index`, a copy of the whole state, is the last to read it: the copy may be the state itself."""
+    copy = program.layers[index]
+    whole = isinstance(copy, Slice) and copy.inputs[0] == state.input and slice_start(program, copy) == 0
+    return whole and _read_before(program, state.input, index, copy)
 
 
 def _shifted(program: Program, state: State, update: int) -> Concat | None:

@@ -24,6 +24,7 @@ from edgescale.lower.program import (
     DepthwiseConv2D,
     Dequantize,
     FullyConnected,
+    InterpolatedLut,
     Layer,
     Lut,
     Mean,
@@ -87,11 +88,12 @@ def verify(
     for index, layer in enumerate(program.layers):
         dead.update(dict.fromkeys(layer.inputs, index))
     dead.update(dict.fromkeys(program.results, final))
+    reads = _Reads(program, offsets)
     for index, workspace in workspaces.items():
         live = [name for name in born if born[name] <= index <= dead[name]]
-        _check_scratch(program, offsets, arena_bytes, program.layers[index], live, workspace)
+        _check_scratch(reads, offsets, arena_bytes, index, live, workspace)
     for index, layer in enumerate(program.layers):
-        if isinstance(layer, Slice) and _is_where_it_was(program, offsets, layer):
+        if index in reads.standing:
             continue
         aliased = _same_bytes(program, layer)
         if aliased and offsets[layer.output] != offsets[layer.inputs[0]]:
@@ -101,9 +103,10 @@ def verify(
         for name in born:
             if name == layer.output or born[name] >= index or dead[name] < index:
                 continue
-            if not _share(program, offsets, name, layer.output):
+            place = offsets[layer.output], program.tensors[layer.output].nbytes
+            if not reads.share(name, *place, index):
                 continue
-            if dead[name] > index or name not in layer.inputs:
+            if reads.share(name, *place, index + 1) or name not in layer.inputs:
                 raise PlanError(
                     f"memory plan: layer {layer.name} would overwrite {name}, needed until layer {dead[name]}"
                 )
@@ -125,6 +128,48 @@ def _check_states(program: Program, offsets: Mapping[str, int]) -> None:
         for name in {*outputs, *(other.output for other in program.states)}:
             if name != state.input and _share(program, offsets, state.input, name):
                 raise PlanError(f"memory plan: the next value of state {state.name} would overwrite {name}")
+
+
+class _Reads:
+    """Which bytes of every tensor are still to be read.
+
+    `standing`: layers whose output is in place already: a Slice of bytes that stay where they are, a Concat of
+    inputs that lie side by side in its place. Such a Slice reads just its part, which lives on under its own name.
+    """
+
+    def __init__(self, program: Program, offsets: Mapping[str, int]) -> None:
+        self.program, self._offsets = program, offsets
+        self._parts: dict[str, list[tuple[int, int, int]]] = {name: [] for name in program.tensors}
+        self.standing: set[int] = set()
+        for index, layer in enumerate(program.layers):
+            stays = isinstance(layer, Slice) and _is_where_it_was(program, offsets, layer)
+            if stays or (isinstance(layer, Concat) and _is_joined(program, offsets, layer)):
+                self.standing.add(index)
+            for name in layer.inputs:
+                low, high = 0, program.tensors[name].nbytes
+                if isinstance(layer, Slice) and index in self.standing:
+                    low = offsets[layer.output] - offsets[name]
+                    high = low + program.tensors[layer.output].nbytes
+                self._parts[name].append((index, low, high))
+        for name in program.results:
+            self._parts[name].append((len(program.layers), 0, program.tensors[name].nbytes))
+
+    def share(self, name: str, start: int, nbytes: int, index: int) -> bool:
+        """Whether [start, start + nbytes) holds bytes of `name` that layer `index` or a later one reads."""
+        at, end = self._offsets[name], start + nbytes
+        return any(at + low < end and start < at + high for when, low, high in self._parts[name] if when >= index)
+
+
+def _is_joined(program: Program, offsets: Mapping[str, int], layer: Concat) -> bool:
+    """Whether the inputs lie one behind the other, in the output's units, where the output is."""
+    at = offsets[layer.output]
+    if any(layer.rescale) or math.prod(program.tensors[layer.output].shape[: layer.axis]) != 1:
+        return False
+    for name in layer.inputs:
+        if offsets[name] != at:
+            return False
+        at += program.tensors[name].nbytes
+    return True
 
 
 def _is_where_it_was(program: Program, offsets: Mapping[str, int], layer: Slice) -> bool:
@@ -158,18 +203,16 @@ def _same_bytes(program: Program, layer: Layer) -> bool:
 
 
 def _check_scratch(
-    program: Program,
-    offsets: Mapping[str, int],
-    arena_bytes: int,
-    layer: Layer,
-    live: list[str],
-    workspace: Workspace,
+    reads: _Reads, offsets: Mapping[str, int], arena_bytes: int, index: int, live: list[str], workspace: Workspace
 ) -> None:
+    layer = reads.program.layers[index]
     low, high = workspace.offset, workspace.offset + workspace.nbytes
     if workspace.nbytes and (low < 0 or high > arena_bytes or low % 4):
         raise PlanError(f"memory plan: scratch of layer {layer.name} [{low}, {high}) leaves the arena or its alignment")
+    start, out = offsets[layer.output], reads.program.tensors[layer.output].nbytes
     for name in live:
-        if low < offsets[name] + program.tensors[name].nbytes and offsets[name] < high:
+        written = name == layer.output and low < start + out and start < high
+        if written or reads.share(name, low, workspace.nbytes, index):
             raise PlanError(f"memory plan: scratch of layer {layer.name} [{low}, {high}) overwrites {name}")
 
 
@@ -354,7 +397,7 @@ def _slice(program: Program, layer: Slice, operand: int, block: int, replay: _Re
 _Simulation = Callable[[Program, Any, int, int, _Replay], None]
 _ORDERS: dict[str, _Simulation] = {"blocks": _copied_blocks, "dense": _dense_rows}
 _SIMULATIONS: dict[type[Layer], _Simulation] = {
-    **dict.fromkeys((Lut, Unary, Rescale, Softmax, Quantize, Dequantize, Add, Mul, Mean), _straight),
+    **dict.fromkeys((Lut, InterpolatedLut, Unary, Rescale, Softmax, Quantize, Dequantize, Add, Mul, Mean), _straight),
     FullyConnected: _rows,
     **dict.fromkeys((Conv2D, DepthwiseConv2D, Pool2D), _windows),
     Concat: _concat,

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgescale.core.errors import EdgescaleError, UnsupportedModelError
 from edgescale.core.files import sha256_file, sha256_tree, write_whole
+from edgescale.core.memory import Memory
 from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
@@ -28,6 +29,7 @@ class OnnxBackend:
     """Artifacts of kind "onnx" for the host rig and for the Python runtime on Linux-class devices."""
 
     name = "edgescale_onnx"
+    plans_memory = False
 
     def version(self) -> str:
         """Of this back end and of ONNX Runtime, which checks what it ships."""
@@ -60,8 +62,8 @@ class OnnxBackend:
                 return [str(error)]
         return []
 
-    def compile(self, variant: Variant, target: Target, out: Path) -> Artifact:
-        """Copy the variant's model to `out`, open it once, and describe it.
+    def compile(self, variant: Variant, target: Target, out: Path, memory: Memory = "balanced") -> Artifact:
+        """Copy the variant's model to `out`, open it once, and describe it. ONNX Runtime plans memory as it sees fit.
 
         Raises UnsupportedModelError where ONNX Runtime refuses the model, in its words.
         """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgescale.core.memory import MEMORY_MODES
 from edgescale.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ JSON_SCHEMA = 1
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 cache_option = click.option("--no-cache", is_flag=True, help="Recompute every stage instead of using stored results.")
+memory_option = click.option(
+    "--memory",
+    type=click.Choice(MEMORY_MODES),
+    default="balanced",
+    show_default=True,
+    help="Generated C: spend instructions to save RAM, neither, or RAM and flash to save instructions.",
+)
 override_option = click.option(
     "--override",
     "-O",

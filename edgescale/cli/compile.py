@@ -13,6 +13,7 @@ from edgescale.cli.common import (
     cache_option,
     console,
     json_option,
+    memory_option,
     override_option,
     print_json,
     progress_bars,
@@ -49,10 +50,11 @@ _METRICS = ", ".join(BUDGET_METRICS)
 @click.option(
     "--observer",
     type=click.Choice(OBSERVERS),
-    default="mse",
+    default="robust",
     show_default=True,
-    help="How activation ranges are chosen from the calibration histograms.",
+    help="How activation ranges are chosen from the calibration histograms; robust: all of it, without rare outliers.",
 )
+@memory_option
 @click.option(
     "--metric",
     help="top1, top5, auc, mse, cosine or package.module:function. "
@@ -102,6 +104,7 @@ def run_compile(
     budgets: tuple[str, ...],
     recipes: str,
     observer: Any,
+    memory: Any,
     metric: str | None,
     samples: int,
     out: Path,
@@ -133,6 +136,7 @@ def run_compile(
         evaluation=evaluation,
         metric=metric,
         samples=samples,
+        memory=memory,
         out=out,
         command=shlex.join(command_line),
     )

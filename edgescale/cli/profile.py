@@ -11,6 +11,7 @@ from edgescale.cli.common import (
     cache_option,
     console,
     json_option,
+    memory_option,
     override_option,
     print_json,
     progress_bars,
@@ -28,9 +29,10 @@ from edgescale.core.recipe import OBSERVERS
 @click.option("--recipe", "-r", default="fp32", show_default=True, help="Recipe applied to a model, as for compile.")
 @override_option
 @click.option(
-    "--observer", type=click.Choice(OBSERVERS), default="mse", show_default=True, help="For int8 activations."
+    "--observer", type=click.Choice(OBSERVERS), default="robust", show_default=True, help="For int8 activations."
 )
 @click.option("--calib", help="Calibration data, for all recipes but fp32.")
+@memory_option
 @click.option("--input", "-i", "inputs", help="Samples to measure with. [default: the calibration data, else random]")
 @click.option("--samples", "-n", type=click.IntRange(1), default=4, show_default=True, help="How many samples.")
 @click.option("--variant", "-v", help="A bundle's variant. [default: the target's choice]")
@@ -67,7 +69,7 @@ def _measure_model(path: Path, target_name: str, store: Any, progress: Progress,
     loaded = stages.load(ModelSource(path))
     (recipe,) = recipes_of([options["recipe"]], options["observer"], options["overrides"])
     variant = stages.compress(loaded, recipe, calibration)
-    artifact = stages.compile(variant, target, target.backends[0])
+    artifact = stages.compile(variant, target, target.backends[0], options["memory"])
     return artifact, stages.profile(artifact, target, inputs.for_model(loaded), options["samples"])
 
 
@@ -80,6 +82,8 @@ def _measure_bundle(path: Path, target_name: str, store: Any, progress: Progress
     from edgescale.sources import DataSource, RandomSource
 
     bundle = open_bundle(path)
+    if options["memory"] != "balanced":
+        raise UsageError("--memory shapes what is compiled; a bundle's variants are measured as they are")
     name = load_target(target_name).name
     entries = bundle.entries_for(name)
     wanted = options["variant"] or bundle.entry(bundle.policy(name).default).variant

@@ -22,6 +22,7 @@ METRIC_UNITS: dict[str, str] = {
     "arena": "B",
     "stack": "B",
     "energy": "uJ",
+    "traffic": "B",
     "accuracy": "1",
     "error": "1",
     "drop": "1",

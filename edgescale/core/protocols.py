@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgescale.core.dataset import Dataset
 from edgescale.core.measurement import Measurement
+from edgescale.core.memory import Memory
 from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
@@ -25,6 +26,8 @@ class Backend(Protocol):
     """A compiler, found through the entry-point group `edgescale.compilers`."""
 
     name: str
+    plans_memory: bool
+    """Whether the memory mode shapes what it makes; otherwise its run time plans memory itself."""
 
     def version(self) -> str:
         """Version of the back end and of the tools that shape its output (part of the cache key)."""
@@ -38,7 +41,7 @@ class Backend(Protocol):
     def check(self, model: Model) -> list[str]:
         """Why the model cannot be executed, one sentence a node (name, rule, value); empty when it can."""
 
-    def compile(self, variant: Variant, target: Target, out: Path) -> Artifact:
+    def compile(self, variant: Variant, target: Target, out: Path, memory: Memory = "balanced") -> Artifact:
         """Fill the empty directory `out` and describe it.
 
         Raises UnsupportedModelError naming node, rule and value; InfeasibleError is not for back ends.

@@ -11,8 +11,8 @@ from typing import Literal
 
 from edgescale.core.errors import UsageError
 
-Observer = Literal["minmax", "percentile", "mse", "entropy"]
-OBSERVERS: tuple[str, ...] = ("minmax", "percentile", "mse", "entropy")
+Observer = Literal["robust", "minmax", "percentile", "mse", "entropy"]
+OBSERVERS: tuple[str, ...] = ("robust", "minmax", "percentile", "mse", "entropy")
 
 ROUNDINGS: dict[str, str] = {
     "rtn": "round to nearest",
@@ -85,7 +85,7 @@ class Recipe:
 
     weight_bits: int = FLOAT
     activation_bits: int = FLOAT
-    observer: Observer = "mse"
+    observer: Observer = "robust"
     percentile: float = 99.99
     """Share of |values| kept by the percentile observer, in percent."""
     weight_format: WeightFormat = "int"
@@ -181,7 +181,7 @@ class Recipe:
         return f"w{weights}a{self.activation_bits if self.activation_format == 'int' else self.activation_format}"
 
 
-def parse_recipe(text: str, observer: Observer = "mse") -> Recipe:
+def parse_recipe(text: str, observer: Observer = "robust") -> Recipe:
     """A recipe's name -> Recipe (see there). Raises UsageError for a part that is unknown or has no effect."""
     base, *suffixes = text.strip().lower().split("-")
     if base in ("fp32", "float", "float32"):

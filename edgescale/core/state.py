@@ -26,14 +26,14 @@ from edgescale.core.errors import UnsupportedModelError
 Array = npt.NDArray[np.generic]
 
 PREFIX = "edgescale.state."
-DTYPES = ("float32", "int8", "uint8")
+DTYPES = ("float32", "int8", "uint8", "int16")
 
 
 @dataclass(frozen=True)
 class StateSpec:
     """One state: the ONNX graph input `input` is the last inference's output `output`, at first `initial`.
 
-    initial: an array in the input's ONNX shape and dtype (float32, int8 or uint8).
+    initial: an array in the input's ONNX shape and dtype (float32, int8, uint8 or int16).
     """
 
     name: str

@@ -5,7 +5,9 @@ from __future__ import annotations
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.export.source import Port, Source, fill, one_line
 
-C_TYPES = {"int8": "int8_t", "float32": "float"}
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "float32": "float"}
+_INTEGERS = {"int8": "s8", "int16": "s16"}
+"""Port type -> how functions of es_quantize.h call it."""
 
 
 def check_types(source: Source, layout: str) -> None:
@@ -41,8 +43,8 @@ def _read(port: Port, first: bool) -> str:
     else:
         stop = "            io_exit(3); /* a sample cut short */\n"
     value = "real"
-    if port.dtype == "int8":
-        value = f"es_real_to_s8(real, {port.macro}_SCALE, {port.macro}_ZERO_POINT)"
+    if port.dtype in _INTEGERS:
+        value = f"es_real_to_{_INTEGERS[port.dtype]}(real, {port.macro}_SCALE, {port.macro}_ZERO_POINT)"
     name = _local(port)
     return (
         f"    {C_TYPES[port.dtype]} *{name} = {port.accessor}(); /* {one_line(port.name)} */\n"
@@ -60,8 +62,8 @@ def _read(port: Port, first: bool) -> str:
 def _write(port: Port) -> str:
     name = _local(port)
     value = f"{name}[i]"
-    if port.dtype == "int8":
-        value = f"es_s8_to_real({value}, {port.macro}_SCALE, {port.macro}_ZERO_POINT)"
+    if port.dtype in _INTEGERS:
+        value = f"es_{_INTEGERS[port.dtype]}_to_real({value}, {port.macro}_SCALE, {port.macro}_ZERO_POINT)"
     return (
         f"    const {C_TYPES[port.dtype]} *{name} = {port.accessor}(); /* {one_line(port.name)} */\n"
         f"    for (int32_t i = 0; i < {port.macro}_SIZE; i++) {{\n"
@@ -94,7 +96,7 @@ def sketch(source: Source) -> str:
             "  Serial.print(best);"
         ),
     }
-    value = f"({macro}_SCALE * (output[0] - {macro}_ZERO_POINT))" if output.dtype == "int8" else "output[0]"
+    value = f"({macro}_SCALE * (output[0] - {macro}_ZERO_POINT))" if output.dtype in _INTEGERS else "output[0]"
     single = {
         "PRINTS": "It prints the output and the time.",
         "RESULT": f'  Serial.print("output ");\n  Serial.print({value}, 6);',
@@ -119,7 +121,7 @@ def _reset(source: Source, indent: str) -> str:
 
 
 def _zeros(port: Port) -> str:
-    zero = f"{port.macro}_ZERO_POINT" if port.dtype == "int8" else "0.0f"
+    zero = f"{port.macro}_ZERO_POINT" if port.dtype in _INTEGERS else "0.0f"
     return f"  for (int32_t i = 0; i < {port.macro}_SIZE; i++) {{\n    {port.accessor}()[i] = {zero};\n  }}"
 
 

@@ -47,8 +47,8 @@ def load_dataset(spec: str, model: Target | None = None, *, need_labels: bool = 
     With a `model`, or the specification of its inputs, the samples are checked and cast to
     what it takes: float64 and float16 become float32; integers and booleans become float32 with the same
     value (scaling them, say to 0..1, is the caller's business; integers beyond 2^24 are refused); a
-    quantized model's int8 or uint8 input, and one of token ids, takes integers within its range. Files are never
-    unpickled. `need_labels` demands y.
+    quantized model's int8, uint8 or int16 input, and one of token ids, takes integers within its range. Files are
+    never unpickled. `need_labels` demands y.
 
     Raises UsageError saying what is wrong: unreadable files, no samples, another shape than the model's
     (with the transpose that would fit), a dtype without a rule, NaN or infinity, all samples constant,

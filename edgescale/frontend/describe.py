@@ -72,7 +72,7 @@ def describe(model: Model) -> Description:
                 continue
             counted.add(source.name)
             parameters += int(array.size)
-        shape = shape_of(node.outputs[0])
+        shape = shape_of(next((value for value in node.outputs if value.name), node.outputs[0]))
         figures.append(
             NodeFigures(
                 str(node.name),
@@ -104,11 +104,16 @@ def _bytes(value: onnx_ir.Value) -> int:
 
 
 def node_macs(node: onnx_ir.Node) -> int:
-    """Multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul of static shapes; 0 for everything else."""
+    """Multiply-accumulates of a Conv, ConvTranspose, Gemm, MatMul, LSTM or GRU of static shapes; 0 for all others."""
     from edgescale.frontend.graph import int_attribute, shape_of
 
     output = shape_of(node.outputs[0])
     shapes = [shape_of(value) for value in node.inputs]
+    if node.op_type in ("LSTM", "GRU"):
+        sequence, *matrices = shapes[:3]
+        if sequence is None or None in matrices:
+            return 0
+        return sequence[int_attribute(node, "layout", 0)] * sum(math.prod(m) for m in matrices if m is not None)
     if output is None or len(shapes) < 2 or shapes[0] is None or shapes[1] is None:
         return 0
     if node.op_type == "Conv":

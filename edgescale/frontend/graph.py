@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,6 +61,23 @@ def string_attribute(node: ir.Node, name: str, default: str) -> str:
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether the node is one of the default domain's `op_types`."""
     return node is not None and node.domain in DEFAULT_DOMAINS and node.op_type in op_types
+
+
+def stored_bits(graph: ir.Graph, unquantized: int = 32) -> tuple[int, int]:
+    """(weights, activations): the bits a quantized graph stores.
+
+    Weights: the width that most elements of the constants under DequantizeLinear have (biases of int32 and more
+    apart). Activations: 16 where a QuantizeLinear writes int16, else 8. `unquantized` where there is none.
+    """
+    elements: Counter[int] = Counter()
+    for node in graph:
+        value = input_at(node, 0) if is_op(node, "DequantizeLinear") else None
+        if value is not None and value.const_value is not None and (bits := value.const_value.dtype.bitwidth) < 32:
+            elements[bits] += value.const_value.size
+    zeros = [input_at(node, 2) for node in graph if is_op(node, "QuantizeLinear")]
+    arrays = [8 if zero is None or (array := constant(zero)) is None else 8 * array.dtype.itemsize for zero in zeros]
+    weights = max(elements, key=lambda bits: (elements[bits], bits), default=unquantized)
+    return weights, max(arrays, default=unquantized)
 
 
 def only_consumer(value: ir.Value) -> ir.Node | None:

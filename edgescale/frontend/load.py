@@ -26,10 +26,11 @@ def load_model(path: Path) -> Model:
     """Read, check and clean an ONNX model, float or QDQ, or a TensorFlow Lite one (told by its signature).
 
     ONNX: default-domain opset 13 or newer, static shapes (an unknown first dimension is the batch and becomes 1),
-    inputs of float32 (int8 and uint8 too in a quantized model) or of token ids and masks (int64, int32, bool; such
-    models may have further unknown dimensions), external data beside the file, below 2 GiB.
+    inputs of float32 (int8, uint8 and int16 too in a quantized model) or of token ids and masks (int64, int32, bool;
+    such models may have further unknown dimensions), external data beside the file, below 2 GiB.
     Functions are inlined, the opset raised to 21 where the converter manages it, and the passes of
-    `frontend.passes.clean` applied; outputs equal the file's to float32 rounding.
+    `frontend.passes.clean` applied; outputs equal the file's to float32 rounding. Ports that hold the state of an
+    LSTM or GRU before and after a run become states (`frontend.recurrent_states`).
 
     TensorFlow Lite: see `frontend.tflite.translate`; quantized files become QDQ graphs that compile to LiteRT's
     results bit for bit, their inputs and outputs keep shape and dtype. Needs the extra `tflite`
@@ -98,6 +99,7 @@ def _finish(proto: onnx.ModelProto, where: str) -> onnx_ir.Model:
 
     from edgescale.frontend import shapes
     from edgescale.frontend.passes import clean
+    from edgescale.frontend.recurrent_states import pair_states
 
     passes = onnx_ir.passes
     # The library's inference pass logs a traceback where it gives up; `infer` below says the same in a sentence.
@@ -113,6 +115,7 @@ def _finish(proto: onnx.ModelProto, where: str) -> onnx_ir.Model:
     shapes.check_channels(final, where)
     shapes.check_outputs(final, where)
     result: onnx_ir.Model = onnx_ir.from_proto(final)
+    pair_states(result)
     return result
 
 

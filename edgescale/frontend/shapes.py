@@ -13,7 +13,7 @@ from onnx import TensorProto, shape_inference
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.frontend.check import DEFAULT_DOMAINS, brief
 
-_QUANTIZED_INPUTS = (TensorProto.INT8, TensorProto.UINT8)
+_QUANTIZED_INPUTS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16)
 _INDEX_INPUTS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
 
@@ -36,7 +36,7 @@ def takes_tokens(graph: onnx.GraphProto) -> bool:
 def check_inputs(model: onnx.ModelProto, where: str) -> None:
     """There is an input, and each is a tensor of float32, int64, int32 or bool.
 
-    Quantized models may take int8 or uint8 too.
+    Quantized models may take int8, uint8 or int16 too.
     """
     values = list(_inputs(model.graph))
     if not values:
@@ -85,7 +85,8 @@ def fix_batch(model: onnx.ModelProto, where: str) -> None:
         if len(values) == 1 and dims and dims[0].dim_value != 1:
             raise UnsupportedModelError(
                 f"{where}: the input {value.name!r} has the shape {[d.dim_value for d in dims]}, whose first dimension "
-                "is not 1. It must be the batch: export the model with batch 1 or a dynamic batch"
+                "is not 1. It must be the batch: export the model with batch 1 or a dynamic batch (recurrent layers of "
+                "PyTorch put the batch first with batch_first=True)"
             )
     del model.graph.value_info[:]
     for output in model.graph.output:

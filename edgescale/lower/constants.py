@@ -104,6 +104,10 @@ def fold(node: onnx_ir.Node, inputs: list[Constant | None], opset: int) -> list[
         kept = _fold_quantized(node, inputs[0])
         if kept is not None:
             return [kept]
+    if node.op_type == "Add" and len(inputs) == 2 and inputs[0] is not None and inputs[1] is not None:
+        joined = _joined(inputs[0], inputs[1])
+        if joined is not None:
+            return [joined]
     import onnx
     import onnx_ir as ir
     from onnx.reference import ReferenceEvaluator
@@ -124,6 +128,18 @@ def fold(node: onnx_ir.Node, inputs: list[Constant | None], opset: int) -> list[
     except Exception as error:
         raise NodeError(f"constant inputs that cannot be evaluated ({error})") from None
     return [Constant(np.asarray(result)) for result in results]
+
+
+def _joined(low: Constant, high: Constant) -> Constant | None:
+    """The sum of two quantized constants of 32 bits as one of 64, where the second counts in 2^31 of the first's steps:
+    the form of biases beyond 32 bits. None for any other sum."""
+    pair = low.scale is not None and high.scale is not None and low.values.dtype == high.values.dtype == np.int32
+    if not pair or low.scale is None or high.scale is None or low.shape != high.shape:
+        return None
+    zeros = any(part.zero_point is not None and part.zero_point.any() for part in (low, high))
+    if zeros or low.scale.shape != high.scale.shape or (high.scale != low.scale * 2.0**31).any():
+        return None
+    return Constant(low.values.astype(np.int64) + (high.values.astype(np.int64) << 31), low.scale, low.zero_point)
 
 
 def _fold_quantized(node: onnx_ir.Node, constant: Constant) -> Constant | None:

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgescale.lower.constants import Constant
 from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import Shape, View, channels_last, permutation_between, stored_shape, view
-from edgescale.lower.program import Dequantize, DType, Layer, Reshape, Tensor, Transpose
+from edgescale.lower.program import LIMITS, Dequantize, DType, Layer, Pair, Reshape, Tensor, Transpose
 
 if TYPE_CHECKING:
     import onnx_ir
 
-Units = tuple[float, int]
-"""Scale and zero-point of an int8 tensor."""
+
+class Units(NamedTuple):
+    """Scale, zero-point and type of an integer tensor; the zero-point of int16 is 0."""
+
+    scale: float
+    zero_point: int
+    dtype: DType = "int8"
+
+    @property
+    def limits(self) -> Pair:
+        """Least and greatest stored value."""
+        return LIMITS[self.dtype]
+
+
+def units_of_tensor(tensor: Tensor) -> Units | None:
+    """Units of an integer tensor; None for float32."""
+    return Units(tensor.scale, tensor.zero_point, tensor.dtype) if tensor.dtype in LIMITS else None
 
 
 @dataclass(frozen=True)
@@ -98,25 +113,23 @@ class Context:
         return candidate
 
     def tensor(self, name: str, shape: Shape, units: Units | None) -> Tensor:
-        """A new tensor, int8 in `units` or float32 without."""
-        dtype: DType = "float32" if units is None else "int8"
-        scale, zero = units or (0.0, 0)
+        """A new tensor, of integers in `units` or float32 without."""
+        scale, zero, dtype = Units(0.0, 0, "float32") if units is None else Units(*units)
         made = Tensor(self.fresh(name), tuple(int(size) for size in shape), dtype, scale, zero)
         self.tensors[made.name] = made
         return made
 
-    def is_int8(self, value: Value) -> bool:
-        """Whether the value is stored as int8."""
-        return self.tensors[value.tensor].dtype == "int8"
+    def is_integer(self, value: Value) -> bool:
+        """Whether the value is stored as int8 or int16."""
+        return self.units(value) is not None
 
     def units(self, value: Value) -> Units | None:
-        """Units of an int8 value; None for float32."""
-        tensor = self.tensors[value.tensor]
-        return (tensor.scale, tensor.zero_point) if tensor.dtype == "int8" else None
+        """Units of a value stored as integers; None for float32."""
+        return units_of_tensor(self.tensors[value.tensor])
 
     def real(self, value: Value, node: onnx_ir.Node) -> Value:
-        """The value as float32, through a Dequantize layer where it is int8."""
-        if not self.is_int8(value):
+        """The value as float32, through a Dequantize layer where it is of integers."""
+        if not self.is_integer(value):
             return value
         key = ("real", value.tensor)
         if key not in self._rearranged:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -106,8 +107,57 @@ def multiply_by_quantized_multiplier_single(x: npt.ArrayLike, multiplier: npt.Ar
     return result
 
 
+def requant_wide(factors: Iterable[float], rounding: Literal["reduced", "real"]) -> Requant:
+    """Requant, one factor a channel, for accumulators of more than 32 bits (see Requant).
+
+    Raises ValueError for a negative or non-finite factor.
+    """
+    values = [float(value) for value in factors]
+    if rounding == "reduced":
+        pairs = [quantize_multiplier(value) for value in values]
+        found = np.array([m for m, _ in pairs], np.int32), np.array([s for _, s in pairs], np.int32)
+        return Requant(*found, "reduced")
+    if any(not math.isfinite(value) or value < 0 for value in values):
+        raise ValueError(f"a rescaling factor must be finite and not negative, found {min(values)}")
+    mantissa, shift = np.frexp(np.array(values, np.float64))
+    return Requant((mantissa * 2.0**53).astype(np.int64), shift.astype(np.int32), "real")
+
+
+def multiply_by_reduced_multiplier(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> Int:
+    """x * multiplier * 2^(shift - 31), the multiplier rounded to 15 bits (LiteRT's `MultiplyByQuantizedMultiplier`
+    of int64).
+
+    |x| < 2^47, shift in [-31, 7]; rounded once, halves up.
+    """
+    reduced = reduced_multiplier(multiplier)
+    total = 15 - np.asarray(shift, np.int64)
+    result: Int = (np.asarray(x, np.int64) * reduced + (np.int64(1) << (total - 1))) >> total
+    return result
+
+
+def reduced_multiplier(multiplier: npt.ArrayLike) -> Int:
+    """A 31-bit multiplier in 15 bits, rounded half up, saturated."""
+    reduced: Int = np.minimum((np.asarray(multiplier, np.int64) + 2**15) >> 16, 2**15 - 1)
+    return reduced
+
+
+def multiply_by_real(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> Int:
+    """x * multiplier * 2^(shift - 53) in double precision, rounded half away from zero; |x| < 2^53."""
+    # Below the least shift nothing is left of any x, and the power would leave the doubles.
+    factor = np.asarray(multiplier, np.float64) * np.exp2(np.maximum(np.asarray(shift, np.float64), -900) - 53)
+    product = np.asarray(x, np.int64).astype(np.float64) * factor
+    whole = np.trunc(product)
+    away = np.abs(product - whole) >= 0.5
+    result: Int = (whole + np.where(away, np.sign(product), 0)).astype(np.int64)
+    return result
+
+
 def apply_requant(accumulator: npt.ArrayLike, scaling: Requant) -> Int:
-    """int32 accumulators [..., C] -> output units without the zero-point, by the layer's rounding."""
+    """Accumulators [..., C] -> output units without the zero-point, by the layer's rounding."""
+    if scaling.rounding == "reduced":
+        return multiply_by_reduced_multiplier(accumulator, scaling.multiplier, scaling.shift)
+    if scaling.rounding == "real":
+        return multiply_by_real(accumulator, scaling.multiplier, scaling.shift)
     if scaling.rounding == "single":
         return multiply_by_quantized_multiplier_single(accumulator, scaling.multiplier, scaling.shift)
     return multiply_by_quantized_multiplier(accumulator, scaling.multiplier, scaling.shift)

@@ -20,11 +20,13 @@ from edgescale.lower.program import Port, Program
 from edgescale.lower.qdq import QDQ, fold_constant, units_of
 from edgescale.lower.registry import HANDLERS, rule_of
 from edgescale.lower.states import States
+from edgescale.lower.types import check_types
 
 if TYPE_CHECKING:
     import onnx_ir
 
 _DOMAINS = ("", "ai.onnx")
+PortType = Literal["float32", "int8", "uint8", "int16"]
 
 
 def lower(ir: onnx_ir.Model, name: str) -> Program:
@@ -81,6 +83,7 @@ class _Lowering:
         for node in self.graph:
             if id(node) in self.context.needed and id(node) not in self.context.done:
                 self._lower_node(node)
+        check_types(self.context, self.context.layers, self._refuse)
         outputs = self._outputs()
         kept = self.states.finish(self.context, self._refuse) if not self.errors else ()
         if self.errors:
@@ -178,15 +181,15 @@ class _Lowering:
                         return units_of(self.context, use.node)
                     except NodeError as rejection:
                         # The node says so itself when its turn comes.
-                        return (1.0, 0) if rejection.rule else None
+                        return Units(1.0, 0) if rejection.rule else None
                 if use.node.op_type in _MOVES:
                     waiting.append(use.node.outputs[0])
-        return None if value.uses() else (1.0, 0)
+        return None if value.uses() else Units(1.0, 0)
 
     def _input_shape(self, value: onnx_ir.Value) -> tuple[int, ...] | None:
         if _port_dtype(value) is None:
             found = value.dtype.name.lower() if value.dtype is not None else "none"
-            self._refuse(f"input {value.name!r}: rule: graph inputs are float32, int8 or uint8; found {found}")
+            self._refuse(f"input {value.name!r}: rule: graph inputs are float32, int8, uint8 or int16; found {found}")
             return None
         if value.shape is None or len(value.shape) == 0:
             self._refuse(f"input {value.name!r}: rule: graph inputs have a shape with a batch axis; found none")
@@ -254,6 +257,11 @@ class _Lowering:
     def _refuse(self, message: str) -> None:
         self.errors.append(message)
 
+    def _holds(self, held: Value, dtype: PortType) -> bool:
+        """Whether a value is stored as a port of integers gives it."""
+        units = self.context.units(held)
+        return units is not None and units.dtype == ("int16" if dtype == "int16" else "int8")
+
     def _outputs(self) -> list[Port]:
         ports = []
         for value in self.graph.outputs:
@@ -266,10 +274,10 @@ class _Lowering:
             producer = value.producer()
             held = self.context.values[name]
             dtype = _port_dtype(value)
-            if dtype is None or (dtype != "float32" and not self.context.is_int8(held)):
+            if dtype is None or (dtype != "float32" and not self._holds(held, dtype)):
                 found = value.dtype.name.lower() if value.dtype is not None else "none"
                 self._refuse(
-                    f"output {name!r}: rule: graph outputs are float32, or int8 or uint8 behind QuantizeLinear; "
+                    f"output {name!r}: rule: graph outputs are float32, or int8, uint8 or int16 behind QuantizeLinear; "
                     f"found {found}"
                 )
                 continue
@@ -287,13 +295,13 @@ class _Lowering:
         return ports
 
 
-def _port_dtype(value: onnx_ir.Value) -> Literal["float32", "int8", "uint8"] | None:
+def _port_dtype(value: onnx_ir.Value) -> PortType | None:
     """The type of a graph input or output, float32 where none is noted; None for one that no tensor holds."""
-    known: dict[str, Literal["float32", "int8", "uint8"]] = {"FLOAT": "float32", "INT8": "int8", "UINT8": "uint8"}
+    known: dict[str, PortType] = {"FLOAT": "float32", "INT8": "int8", "UINT8": "uint8", "INT16": "int16"}
     return "float32" if value.dtype is None else known.get(value.dtype.name)
 
 
-_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split")
+_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split", "Gather")
 _CHANNEL_OPERATORS = (
     "Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization",
 )  # fmt: skip

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgescale.lower.attributes import integer, normal_axis, real
-from edgescale.lower.context import Context, Value
+from edgescale.lower.context import Context, Units, Value
 from edgescale.lower.errors import NodeError
-from edgescale.lower.integer import SOFTMAX_UNITS, activation_rescaling, clamp_of, rescaling, softmax_scaling
+from edgescale.lower.integer import (
+    SOFTMAX_UNITS,
+    activation_rescaling,
+    clamp_of,
+    interpolated_softmax_scaling,
+    rescaling,
+    softmax_scaling,
+)
+from edgescale.lower.interpolated import sigmoid_scaling
 from edgescale.lower.layout import View, view
-from edgescale.lower.program import Lut, Rescale, Softmax, Unary
+from edgescale.lower.program import InterpolatedLut, Lut, Rescale, Softmax, Tensor, Unary
 from edgescale.lower.registry import handles
-from edgescale.lower.sink import activation_bounds, follow
+from edgescale.lower.sink import Sink, activation_bounds, follow
 from edgescale.lower.tables import table_of
 
 if TYPE_CHECKING:
@@ -41,8 +49,9 @@ def clamp(context: Context, node: onnx_ir.Node) -> None:
     low, high = (min(max(bound, sink.low), sink.high) for bound in bounds)
     context.layers.append(
         Rescale(
-            context.name_of(node), (source.name,), made.name, activation_rescaling(units[0], out_units[0]),
-            clamp_of(made, low, high), nodes=sink.nodes,
+            context.name_of(node), (source.name,), made.name,
+            activation_rescaling(units.scale, out_units.scale, units.dtype), clamp_of(made, low, high),
+            nodes=sink.nodes,
         )
     )  # fmt: skip
     sink.bind(context, made, value.view)
@@ -50,7 +59,8 @@ def clamp(context: Context, node: onnx_ir.Node) -> None:
 
 @handles("Sigmoid", "Tanh", "Exp", "HardSwish")
 def plain(context: Context, node: onnx_ir.Node) -> None:
-    """Any shape. int8 (a table of 256 entries) between DequantizeLinear and QuantizeLinear."""
+    """Any shape. int8 (a table of 256 entries) between DequantizeLinear and QuantizeLinear; int16 for Sigmoid and
+    Tanh."""
     _unary(context, node, node.op_type.lower(), ())
 
 
@@ -72,10 +82,13 @@ def _unary(context: Context, node: onnx_ir.Node, function: str, parameters: tupl
     sink = follow(context, node, "nothing")
     units = context.units(value)
     name = context.name_of(node)
+    if units is not None and sink.units is not None and "int16" in (units.dtype, sink.units.dtype):
+        _interpolated(context, node, function, value, sink)
+        return
     if units is not None and sink.units is not None:
         source = context.tensors[value.tensor]
         made = context.tensor(sink.value, source.shape, sink.units)
-        table = table_of(function, parameters, units, sink.units)
+        table = table_of(function, parameters, units[:2], sink.units[:2])
         context.layers.append(Lut(name, (source.name,), made.name, table, function, nodes=sink.nodes))
     else:
         value = context.real(value, node)
@@ -85,10 +98,47 @@ def _unary(context: Context, node: onnx_ir.Node, function: str, parameters: tupl
     sink.bind(context, made, value.view)
 
 
+def _interpolated(context: Context, node: onnx_ir.Node, function: str, value: Value, sink: Sink) -> None:
+    """sigmoid or tanh of int16."""
+    units, output = context.units(value), sink.units
+    name = function if function in ("sigmoid", "tanh") else ""
+    if not name or units is None or output is None or units.dtype != "int16" or output.dtype != "int16":
+        raise NodeError(
+            f"{function} from {shown_units(units)} to {shown_units(output)}",
+            "of functions, int16 has sigmoid and tanh, from int16 to int16",
+        )
+    try:
+        multiplier, shift = sigmoid_scaling(units.scale)
+    except ValueError:
+        rule = "the input of int16 sigmoid and tanh has a scale below 16/3"
+        raise NodeError(f"scale {units.scale:g}", rule) from None
+    source, label = context.tensors[value.tensor], context.name_of(node)
+    result = SOFTMAX_UNITS["int16"]
+    exact = output == result
+    made = context.tensor(sink.value if exact else f"{sink.value}.fixed", source.shape, result)
+    kind: Literal["sigmoid", "tanh"] = "sigmoid" if name == "sigmoid" else "tanh"
+    context.layers.append(InterpolatedLut(label, (source.name,), made.name, kind, multiplier, shift, nodes=sink.nodes))
+    sink.bind(context, made if exact else _requantized(context, label, made, sink.value, output), value.view)
+
+
+def _requantized(context: Context, label: str, source: Tensor, name: str, units: Units) -> Tensor:
+    """A result of fixed units in others, such as 1/255 or 1/32767, which ONNX Runtime's quantizer writes."""
+    made = context.tensor(name, source.shape, units)
+    scaling = rescaling(source.scale, units.scale, source.dtype)
+    context.layers.append(Rescale(f"{label}/requantize", (source.name,), made.name, scaling, units.limits))
+    return made
+
+
+def shown_units(units: Units | None) -> str:
+    """Units as messages print them."""
+    return "float32" if units is None else f"{units.dtype} of scale {units.scale:g}"
+
+
 @handles("Softmax")
 def softmax(context: Context, node: onnx_ir.Node) -> None:
     """Any one axis (before opset 13: the last one, or one behind which all are 1). int8 where the input is and the
-    output is quantized with a scale of 1/256 or more; else float32 between Dequantize and Quantize."""
+    output is quantized with a scale of 1/256 or more, int16 where the input is and the output's scale is 1/32768 or
+    more; else float32 between Dequantize and Quantize."""
     value = context.value(node)
     rank = len(value.shape)
     axis = normal_axis(integer(node, "axis", -1 if context.opset >= 13 else 1), rank)
@@ -96,16 +146,18 @@ def softmax(context: Context, node: onnx_ir.Node) -> None:
         raise NodeError(f"axis {axis} of an input {list(value.shape)} at opset {context.opset}")
     sink = follow(context, node, "nothing")
     units = context.units(value)
-    # The sum of a row, at most its length, must fit Q12.19.
-    fixed = units is not None and sink.units is not None and value.shape[axis] < 4096
-    fixed = fixed and sink.units is not None and sink.units[0] >= SOFTMAX_UNITS[0] * (1 - 1e-6)
+    result = SOFTMAX_UNITS[units.dtype] if units is not None else None
+    # The sum of a row, at most its length, must fit Q12.19 of int8, Q16.15 of int16.
+    longest = 4096 if units is None or units.dtype == "int8" else 2**16
+    fixed = result is not None and sink.units is not None and value.shape[axis] < longest
+    fixed = fixed and result is not None and sink.units is not None and sink.units.scale >= result.scale * (1 - 1e-6)
     if not fixed:
-        value, units = context.real(value, node), None
+        value, units, result = context.real(value, node), None, None
     source, order = _rows_along(context, value, axis, node)
-    multiplier, shift, least = softmax_scaling(units[0]) if units is not None else (0, 0, 0)
-    exact = not fixed or sink.units == SOFTMAX_UNITS
+    multiplier, shift, least = _softmax_scaling(units) if units is not None else (0, 0, 0)
+    exact = result is None or sink.units == result
     name = sink.value if exact else f"{sink.value}.fixed"
-    made = context.tensor(name, context.tensors[source].shape, SOFTMAX_UNITS if fixed else None)
+    made = context.tensor(name, context.tensors[source].shape, result)
     label = context.name_of(node)
     context.layers.append(
         Softmax(
@@ -114,12 +166,12 @@ def softmax(context: Context, node: onnx_ir.Node) -> None:
         )
     )  # fmt: skip
     if not exact and sink.units is not None:
-        # Such as 1/255, which ONNX Runtime's quantizer writes.
-        last = context.tensor(sink.value, made.shape, sink.units)
-        scaling = rescaling(SOFTMAX_UNITS[0], last.scale)
-        context.layers.append(Rescale(f"{label}/requantize", (made.name,), last.name, scaling, (-128, 127)))
-        made = last
+        made = _requantized(context, label, made, sink.value, sink.units)
     sink.bind(context, made, order)
+
+
+def _softmax_scaling(units: Units) -> tuple[int, int, int]:
+    return interpolated_softmax_scaling(units.scale) if units.dtype == "int16" else softmax_scaling(units.scale)
 
 
 def _rows_along(context: Context, value: Value, axis: int, node: onnx_ir.Node) -> tuple[str, View]:

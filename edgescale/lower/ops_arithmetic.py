@@ -13,7 +13,7 @@ from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import add_rescaling, product_requant
 from edgescale.lower.layout import Shape, View, view
 from edgescale.lower.ops_conv import per_channel_affine
-from edgescale.lower.program import Add, Array, Mul
+from edgescale.lower.program import LIMITS, Add, Array, DType, Mul
 from edgescale.lower.registry import handles
 from edgescale.lower.sink import Sink, arithmetic, follow, per_channel
 
@@ -90,7 +90,9 @@ def _append(
     zero = units_b[1] if constant is not None and units_b is not None else 0
     integer = units_a is not None and units_b is not None
     if operator == "Mul":
-        scaling = product_requant(units_a[0], units_b[0], out.scale) if units_a and units_b else None
+        scaling = (
+            product_requant(units_a.scale, units_b.scale, out.scale, units_a.dtype) if units_a and units_b else None
+        )
         context.layers.append(
             Mul(
                 name, inputs, output, nodes=sink.nodes, requant=scaling, clamp=clamp, constant=constant,
@@ -100,7 +102,7 @@ def _append(
         return
     shift, rescale, scaling = 0, None, None
     if integer and units_a and units_b:
-        shift, rescale, scaling = add_rescaling(units_a[0], units_b[0], out.scale)
+        shift, rescale, scaling = add_rescaling(units_a.scale, units_b.scale, out.scale, units_a.dtype)
     context.layers.append(
         Add(
             name, inputs, output, nodes=sink.nodes, left_shift=shift, rescale=rescale, requant=scaling, clamp=clamp,
@@ -119,9 +121,9 @@ def _with_constant(
     operator = node.op_type
     if operator == "Div" and (constant_first or np.any(constant.real() == 0)):
         raise NodeError("a divisor computed at run time" if constant_first else "a division by 0")
-    integer = context.is_int8(value) and follow(context, node).units is not None
+    integer = context.is_integer(value) and follow(context, node).units is not None
     reversed_sub = operator == "Sub" and constant_first
-    if integer and not reversed_sub and operator != "Div" and _in_eight_bits(constant):
+    if integer and not reversed_sub and operator != "Div" and _in_type(constant, context.units(value)):
         # A constant with units of its own is LiteRT's second operand.
         _full_constant(context, node, follow(context, node), value, constant, operator)
         return
@@ -167,29 +169,34 @@ def _real_constant(
 def _full_constant(
     context: Context, node: onnx_ir.Node, sink: Sink, value: Value, constant: Constant, operator: str
 ) -> None:
-    """int8 Add, Sub or Mul by a constant of the full shape, in its own units or symmetric ones of 8 bits."""
-    integers, units = _int8_constant(constant)
-    stored = _stored_constant(context, value, integers).astype(np.int8)
+    """Integer Add, Sub or Mul by a constant of the full shape, in its own units or symmetric ones of that type."""
+    given = context.units(value)
+    integers, units = _integer_constant(constant, "int8" if given is None else given.dtype)
+    stored = _stored_constant(context, value, integers).astype(units.dtype)
     source = context.tensors[value.tensor]
     out = context.tensor(sink.value, source.shape, sink.units)
     _append(context, node, operator, sink, (source.name,), out.name, context.units(value), units, stored)
     sink.bind(context, out, value.view)
 
 
-def _in_eight_bits(constant: Constant) -> bool:
+def _in_type(constant: Constant, units: Units | None) -> bool:
+    """Whether a constant has one scale and the integer type of an activation in `units`."""
     one = constant.scale is not None and constant.scale.size == 1
+    if units is not None and units.dtype == "int16":
+        point = constant.zero_point
+        return one and constant.values.dtype == np.int16 and (point is None or not point.any())
     return one and constant.values.dtype in (np.int8, np.uint8)
 
 
-def _int8_constant(constant: Constant) -> tuple[Array, Units]:
+def _integer_constant(constant: Constant, dtype: DType) -> tuple[Array, Units]:
     scale, zero = constant.scale, constant.zero_point
-    if scale is not None and scale.size == 1 and constant.values.dtype in (np.int8, np.uint8):
+    if scale is not None and _in_type(constant, Units(1.0, 0, dtype)):
         shift = 128 if constant.values.dtype == np.uint8 else 0
         point = 0 if zero is None else int(zero.reshape(-1)[0])
-        return constant.values.astype(np.int16) - shift, (float(scale.reshape(-1)[0]), point - shift)
+        return constant.values.astype(np.int16) - shift, Units(float(scale.reshape(-1)[0]), point - shift, dtype)
     real = constant.real()
-    step = max(float(np.abs(real).max(initial=0.0)) / 127, 1e-30)
-    return np.rint(real / step), (step, 0)
+    step = max(float(np.abs(real).max(initial=0.0)) / LIMITS[dtype][1], 1e-30)
+    return np.rint(real / step), Units(step, 0, dtype)
 
 
 def _stored_constant(context: Context, value: Value, array: Array) -> Array:

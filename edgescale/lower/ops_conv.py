@@ -48,7 +48,7 @@ def conv(context: Context, node: onnx_ir.Node) -> None:
             DepthwiseConv2D(
                 name, (source,), out, nodes=sink.nodes, weights=taps, bias=made.bias, stride=window.stride,
                 dilation=window.dilation, padding=window.padding, multiplier=channels_out // groups,
-                requant=made.requant, clamp=clamp,
+                requant=made.requant, clamp=clamp, weight_bits=made.bits,
             )
         )  # fmt: skip
     else:
@@ -57,6 +57,7 @@ def conv(context: Context, node: onnx_ir.Node) -> None:
             Conv2D(
                 name, (source,), out, nodes=sink.nodes, weights=taps, bias=made.bias, stride=window.stride,
                 dilation=window.dilation, padding=window.padding, groups=groups, requant=made.requant, clamp=clamp,
+                weight_bits=made.bits,
             )
         )  # fmt: skip
     sink.bind(context, context.tensors[out], view(shape, channels_last(rank)))

@@ -89,7 +89,7 @@ def _fully_connected(
         FullyConnected(
             context.name_of(node), (source,), out.name, nodes=sink.nodes,
             weights=np.ascontiguousarray(made.weights[:, order]), bias=made.bias, requant=made.requant,
-            clamp=sink.clamp(out),
+            clamp=sink.clamp(out), weight_bits=made.bits,
         )
     )  # fmt: skip
     sink.bind(context, out, result)

@@ -113,7 +113,7 @@ def _pool(
         if units is None or sink.units is None:
             value, units = context.real(value, node), None
         elif sink.units != units:
-            scaling, units = rescaling(units[0], sink.units[0]), sink.units
+            scaling, units = rescaling(units.scale, sink.units.scale, units.dtype), sink.units
     if any(pad >= size for pad, size in zip(window.padding, window.kernel * 2, strict=True)):
         raise NodeError(
             f"padding {list(window.padding)} for kernel {list(window.kernel)}", "padding is below the kernel"
@@ -149,7 +149,9 @@ def _mean(context: Context, node: onnx_ir.Node, value: Value, axes: tuple[int, .
     result = kept if keep else tuple(shape[axis] for axis in rest)
     stored = (1, 1, 1, left) if len(result) > 2 else (1, left)
     out = context.tensor(sink.value, stored, sink.units if integer else None)
-    scaling = mean_requant(units[0], sink.units[0], count) if units is not None and sink.units is not None else None
+    scaling = None
+    if units is not None and sink.units is not None:
+        scaling = mean_requant(units.scale, sink.units.scale, count, units.dtype)
     context.layers.append(
         Mean(context.name_of(node), (source,), out.name, nodes=sink.nodes, requant=scaling, clamp=sink.clamp(out))
     )

@@ -149,7 +149,8 @@ def concat(context: Context, node: onnx_ir.Node) -> None:
     shape = list(values[0].shape)
     shape[axis] = sum(value.shape[axis] for value in values)
     scaling = tuple(
-        None if units is None or unit is None or unit == units else rescaling(unit[0], units[0]) for unit in found
+        None if units is None or unit is None or unit == units else rescaling(unit.scale, units.scale, unit.dtype)
+        for unit in found
     )
     names = [context.arrange(v, view(v.shape, axes), stored_shape(v.shape, axes), node) for v in values]
     out = context.tensor(sink.value, stored_shape(tuple(shape), axes), units)
@@ -203,14 +204,14 @@ def pad(context: Context, node: onnx_ir.Node) -> None:
 
 
 def _stored_filler(context: Context, value: Value, real: float) -> float | None:
-    """The padding value in the value's own units; None where int8 cannot hold it (-inf, for a MaxPool, it can)."""
+    """The padding value in the value's own units; None where they cannot hold it (-inf, for a MaxPool, it can)."""
     units = context.units(value)
     if units is None:
         return real
     if math.isinf(real):
-        return -128.0 if real < 0 else 127.0
-    steps = float(np.rint(np.float32(real) / np.float32(units[0]))) + units[1]
-    return steps if -128 <= steps <= 127 else None
+        return float(units.limits[0] if real < 0 else units.limits[1])
+    steps = float(np.rint(np.float32(real) / np.float32(units.scale))) + units.zero_point
+    return steps if units.limits[0] <= steps <= units.limits[1] else None
 
 
 def _relabel(context: Context, node: onnx_ir.Node, value: Value, shape: tuple[int, ...]) -> None:

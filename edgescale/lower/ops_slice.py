@@ -58,6 +58,28 @@ def split(context: Context, node: onnx_ir.Node) -> None:
         begin[axis] += part
 
 
+@handles("Gather")
+def gather(context: Context, node: onnx_ir.Node) -> None:
+    """One constant index, along any axis but the batch."""
+    value = context.value(node)
+    axis = normal_axis(integer(node, "axis", 0), len(value.shape))
+    index = context.constant(node, 1)
+    if index.values.size != 1 or axis == 0:
+        raise NodeError(f"{index.values.size} indices along axis {axis}")
+    at = int(index.values.reshape(-1)[0])
+    if not -value.shape[axis] <= at < value.shape[axis]:
+        raise NodeError(f"index {at} of {value.shape[axis]}")
+    begin, shape = [0] * len(value.shape), list(value.shape)
+    begin[axis], shape[axis] = at % value.shape[axis], 1
+    _part(context, node, 0, value, begin, [1] * len(shape), shape)
+    name = str(node.outputs[0].name)
+    kept = (*shape[:axis], *index.shape, *shape[axis + 1 :])
+    found = context.values[name].view.reshape(kept)
+    if found is None:
+        raise NodeError(f"a shape {list(kept)} of {shape}")
+    context.values[name] = Value(context.values[name].tensor, found)
+
+
 def _part(
     context: Context,
     node: onnx_ir.Node,

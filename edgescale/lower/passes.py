@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgescale.lower.fixedpoint import requant
+from edgescale.lower.passes_recurrent import last_steps
 from edgescale.lower.program import (
     Add,
     Clamp,
@@ -39,6 +40,7 @@ def simplify(program: Program) -> Program:
         fold_padding,
         merge_reshapes,
         merge_slices,
+        last_steps,
         drop_unused,
         delay_updates,
     )
@@ -52,16 +54,17 @@ def drop_unused(program: Program) -> Program:
     wanted = set(program.results)
     kept: list[Layer] = []
     for layer in reversed(program.layers):
-        if layer.output in wanted:
+        if layer.output in wanted or wanted & set(layer.updates):
             kept.append(layer)
             wanted.update(layer.inputs)
     wanted.update(program.sources)
+    wanted.update(layer.output for layer in kept)
     tensors = {name: tensor for name, tensor in program.tensors.items() if name in wanted}
     return dataclasses.replace(program, layers=tuple(reversed(kept)), tensors=tensors)
 
 
 def quantize_inputs(program: Program) -> Program:
-    """A float32 input that is only quantized, and always alike, becomes an int8 input: who calls quantizes."""
+    """A float32 input that is only quantized, and always alike, becomes an integer input: who calls quantizes."""
     outputs = set(program.results)
     tensors = dict(program.tensors)
     renamed: dict[str, str] = {}
@@ -70,7 +73,7 @@ def quantize_inputs(program: Program) -> Program:
         if not readers or port.tensor in outputs or not all(isinstance(layer, Quantize) for layer in readers):
             continue
         quantized = [tensors[layer.output] for layer in readers]
-        if len({(tensor.scale, tensor.zero_point) for tensor in quantized}) != 1:
+        if len({(tensor.scale, tensor.zero_point, tensor.dtype) for tensor in quantized}) != 1:
             continue
         tensors[port.tensor] = dataclasses.replace(quantized[0], name=port.tensor, shape=tensors[port.tensor].shape)
         renamed.update((tensor.name, port.tensor) for tensor in quantized)
@@ -189,7 +192,8 @@ def _keeps_units(program: Program, layer: Rescale) -> bool:
     before, after = program.tensors[layer.inputs[0]], program.tensors[layer.output]
     one = requant(1.0)
     same = np.array_equal(layer.requant.multiplier, one.multiplier) and np.array_equal(layer.requant.shift, one.shift)
-    return same and before.zero_point == after.zero_point and before.shape == after.shape
+    alike = before.zero_point == after.zero_point and before.dtype == after.dtype
+    return same and alike and before.shape == after.shape
 
 
 def _intersection(first: Clamp, second: Clamp) -> Clamp:
@@ -198,7 +202,7 @@ def _intersection(first: Clamp, second: Clamp) -> Clamp:
 
 
 def _pads_zeros(tensor: Tensor, pad: Pad) -> bool:
-    zero = tensor.zero_point if tensor.dtype == "int8" else 0
+    zero = tensor.zero_point if tensor.dtype != "float32" else 0
     ends = (pad.before[0], pad.after[0], pad.before[-1], pad.after[-1])
     return len(tensor.shape) == 4 and pad.value == zero and not any(ends)
 

@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UsageError
-from edgescale.lower.program import Array, Port, Program
+from edgescale.lower.program import LIMITS, Array, Port, Program
 from edgescale.lower.reference_elementwise import dequantize_real, quantize_real
 
 
 def to_stored(program: Program, port: Port, x: Array) -> Array:
     """ONNX values in ONNX layout [n, *port.shape[1:]] -> stored [n, *tensor.shape[1:]] in the tensor's dtype.
 
-    Real values of an int8 tensor: round half to even of x / scale, + zero_point, saturated. An integer port takes
+    Real values of an integer tensor: round half to even of x / scale, + zero_point, saturated. An integer port takes
     the integers themselves. Raises UsageError for a wrong shape, and for numbers an integer port does not take.
     """
     tensor = program.tensors[port.tensor]
@@ -22,20 +22,22 @@ def to_stored(program: Program, port: Port, x: Array) -> Array:
     moved = np.ascontiguousarray(x.transpose(port.axes)).reshape(x.shape[0], *tensor.shape[1:])
     if port.dtype != "float32":
         return _integers(port, moved)
-    if tensor.dtype == "int8":
-        return quantize_real(moved, tensor.scale, tensor.zero_point)
+    if tensor.dtype in LIMITS:
+        return quantize_real(moved, tensor.scale, tensor.zero_point, tensor.dtype)
     return moved.astype(tensor.dtype)
 
 
-def _integers(port: Port, x: Array) -> npt.NDArray[np.int8]:
-    """Integers of the port's dtype as int8: uint8 loses 128."""
+def _integers(port: Port, x: Array) -> Array:
+    """Integers of the port's dtype as they are stored: uint8 as int8, less 128."""
     limits = np.iinfo(port.dtype)
     if x.dtype.kind not in "iu" or (x.size and (int(x.min()) < limits.min or int(x.max()) > limits.max)):
         raise UsageError(
             f"input {port.name} takes {port.dtype}, integers from {limits.min} to {limits.max}; found {x.dtype}"
             + (f" from {x.min()} to {x.max()}" if x.size else "")
         )
-    return (x.astype(np.int16) - (128 if port.dtype == "uint8" else 0)).astype(np.int8)
+    if port.dtype == "uint8":
+        return (x.astype(np.int16) - 128).astype(np.int8)
+    return x.astype(port.dtype)
 
 
 def from_stored(program: Program, port: Port, stored: Array) -> npt.NDArray[np.float32]:
@@ -46,6 +48,6 @@ def from_stored(program: Program, port: Port, stored: Array) -> npt.NDArray[np.f
     tensor = program.tensors[port.tensor]
     permuted = [port.shape[axis] for axis in port.axes]
     value = stored.reshape(stored.shape[0], *permuted[1:]).transpose(np.argsort(port.axes))
-    if tensor.dtype == "int8":
+    if tensor.dtype in LIMITS:
         return dequantize_real(value, tensor.scale, tensor.zero_point)
     return np.ascontiguousarray(value).astype(np.float32)

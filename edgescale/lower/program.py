@@ -2,7 +2,8 @@
 
 Arithmetic is that of LiteRT's reference kernels: int8 activations with one scale and zero-point a
 tensor, int8 weights with symmetric per-channel scales, int32 accumulators and biases, a 31-bit
-multiplier with a shift, saturation. `reference.py` executes a program in NumPy and is the oracle;
+multiplier with a shift, saturation. Activations may also be int16, symmetric (zero-point 0): sums and
+biases of layers with weights then have 64 bits. `reference.py` executes a program in NumPy and is the oracle;
 generated C and every emulated core must equal it bit for bit.
 
 A program may also hold float32 tensors (float models, or layers a QDQ graph leaves in float): the
@@ -30,11 +31,13 @@ Padding = tuple[int, int, int, int]
 """Rows above, columns left, rows below, columns right."""
 
 ITEM_BYTES: dict[str, int] = {"int8": 1, "int16": 2, "int32": 4, "float32": 4}
+LIMITS: dict[str, Pair] = {"int8": (-128, 127), "int16": (-(2**15), 2**15 - 1)}
+"""Least and greatest value of the integer types that activations have."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation. real = scale * (q - zero_point) for int8; scale 0 for float32."""
+    """An activation. real = scale * (q - zero_point) for int8 and int16 (zero_point 0); scale 0 for float32."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,20 +62,20 @@ class Port:
 
     stored = onnx_value.transpose(axes).reshape(tensor.shape)
 
-    `dtype` is that of the ONNX value: float32 (an int8 tensor then holds it quantized), or the integers
-    themselves, int8 as they are stored and uint8 as 128 more.
+    `dtype` is that of the ONNX value: float32 (an integer tensor then holds it quantized), or the integers
+    themselves, int8 and int16 as they are stored and uint8 as 128 more.
     """
 
     name: str
     tensor: str
     shape: tuple[int, ...]
     axes: tuple[int, ...]
-    dtype: Literal["float32", "int8", "uint8"] = "float32"
+    dtype: Literal["float32", "int8", "uint8", "int16"] = "float32"
 
 
 @dataclass(frozen=True)
 class Requant:
-    """int32 accumulator -> output units, one entry a channel (or a single one for all).
+    """Accumulator -> output units, one entry a channel (or a single one for all).
 
     multiplier: int32 in [2^30, 2^31) or 0 (a Mean's from 2^29 on); shift: int32, positive is left (LiteRT
     convention), so that real factor = multiplier * 2^(shift - 31). rounding "double":
@@ -80,20 +83,28 @@ class Requant:
     otherwise); "single": one round-half-up of the 64-bit product (fully connected). LiteRT 2.3 scales fully
     connected accumulators in double precision; the two differ only where the product lies within 2^-31 of its
     size from a half (192 of 244,800 accumulators chosen there, none of the 743,200 outputs of an AD model).
+
+    Layers with weights of int16 activations, whose accumulators have up to 47 bits: "reduced" (convolutions), the
+    multiplier rounded to 15 bits and one round-half-up; "real" (fully connected), the accumulator times the factor in
+    double precision, rounded half away from zero. Multipliers of "real" are int64 in [2^52, 2^53) or 0, and the
+    factor is multiplier * 2^(shift - 53).
     """
 
-    multiplier: npt.NDArray[np.int32]
+    multiplier: npt.NDArray[np.int32] | npt.NDArray[np.int64]
     shift: npt.NDArray[np.int32]
-    rounding: Literal["double", "single"] = "double"
+    rounding: Literal["double", "single", "reduced", "real"] = "double"
 
 
 Clamp = tuple[float, float]
-"""Least and greatest output: in output q units for int8 (within [-128, 127]), real for float32."""
+"""Least and greatest output: in output q units for integers (within `LIMITS` of the type), real for float32."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One step. `name` is the node's name in the user's model; `nodes` all the nodes folded into it."""
+    """One step. `name` is the node's name in the user's model; `nodes` all the nodes folded into it.
+
+    Recurrent layers are in `program_recurrent`.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -105,10 +116,17 @@ class Layer:
         """The layer's kind, as reports print it."""
         return type(self).__name__
 
+    @property
+    def updates(self) -> tuple[str, ...]:
+        """Inputs that the layer overwrites: layers behind it find there what it left. None is a state's input, a port
+        or read through another name."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Conv2D(Layer):
-    """weights [O, KH, KW, I/groups]; bias int32 or float32 [O] (input zero-point NOT folded in).
+    """weights [O, KH, KW, I/groups]; bias [O], int32, int64 for int16 activations, or float32 (input zero-point NOT
+    folded in).
 
     weight_bits: bits in which a back end may store an integer weight (here, and in the other layers with weights);
     the arrays hold int8 all the same, with values in [-2^(bits-1), 2^(bits-1)).
@@ -155,7 +173,7 @@ class FullyConnected(Layer):
 class Add(Layer):
     """Sum of two tensors (second may broadcast: same shape, one value per channel, or a scalar).
 
-    int8: LiteRT's Add: (x - zp) << left_shift, each rescaled by its own multiplier, summed, rescaled
+    Integers: LiteRT's Add: (x - zp) << left_shift, each rescaled by its own multiplier, summed, rescaled
     by `requant`. `constant` holds the second operand when it is a weight (then `inputs` has one name)
     in the same units as a tensor with `constant_zero_point`.
     """
@@ -200,7 +218,7 @@ class Pad(Layer):
 class Pool2D(Layer):
     """Max or average pooling. Average: divisor counts only real pixels unless `count_padding`.
 
-    int8 average with `requant` None: LiteRT's AveragePool, the rounded mean (half away from zero) in
+    Integer average with `requant` None: LiteRT's AveragePool, the rounded mean (half away from zero) in
     unchanged units; with `requant`: that mean is then rescaled like `Rescale`. Max needs equal units.
     """
 
@@ -223,7 +241,11 @@ class Mean(Layer):
 
 @dataclass(frozen=True)
 class Softmax(Layer):
-    """Softmax over the last stored axis. int8: output scale 1/256, zero-point -128, LiteRT's fixed point."""
+    """Softmax over the last stored axis, in LiteRT's fixed point.
+
+    int8: output scale 1/256, zero-point -128. int16: output scale 1/32768; tables of `interpolated`, the shift may
+    be negative (to the right), diff_min is 0 and unused.
+    """
 
     input_multiplier: int
     input_left_shift: int
@@ -239,6 +261,16 @@ class Lut(Layer):
 
 
 @dataclass(frozen=True)
+class InterpolatedLut(Layer):
+    """sigmoid or tanh of one int16 tensor, output scale 1/32768: `interpolated.sigmoid` or `tanh` of
+    (q * multiplier) >> shift, rounded half up."""
+
+    function: Literal["sigmoid", "tanh"]
+    multiplier: int
+    shift: int
+
+
+@dataclass(frozen=True)
 class Unary(Layer):
     """Element-wise float32 function: relu, clip, sigmoid, tanh, exp, hardswish, hardsigmoid, leakyrelu, elu."""
 
@@ -248,7 +280,7 @@ class Unary(Layer):
 
 @dataclass(frozen=True)
 class Rescale(Layer):
-    """int8 -> int8 with other units: (q - zp_in), `requant`, + zp_out, clamp."""
+    """Integers to integers of other units or the other type: (q - zp_in), `requant`, + zp_out, clamp."""
 
     requant: Requant
     clamp: Clamp
@@ -256,12 +288,12 @@ class Rescale(Layer):
 
 @dataclass(frozen=True)
 class Quantize(Layer):
-    """float32 -> int8: round half to even of x/scale, + zero_point, saturated."""
+    """float32 -> int8 or int16: round half to even of x/scale, + zero_point, saturated."""
 
 
 @dataclass(frozen=True)
 class Dequantize(Layer):
-    """int8 -> float32: scale * (q - zero_point)."""
+    """int8 or int16 -> float32: scale * (q - zero_point)."""
 
 
 @dataclass(frozen=True)
@@ -329,6 +361,8 @@ class Program:
 
 def macs(program: Program, layer: Layer) -> int:
     """Multiply-accumulates of one layer for one sample (weights times output positions)."""
+    from edgescale.lower.program_recurrent import Recurrent  # which builds on this module
+
     out = program.tensors[layer.output]
     if isinstance(layer, Conv2D):
         return out.size * int(np.prod(layer.weights.shape[1:]))
@@ -336,4 +370,6 @@ def macs(program: Program, layer: Layer) -> int:
         return out.size * int(np.prod(layer.weights.shape[:2]))
     if isinstance(layer, FullyConnected):
         return out.size * int(layer.weights.shape[1])
+    if isinstance(layer, Recurrent):
+        return program.tensors[layer.inputs[0]].shape[-2] * layer.step_macs()
     return 0

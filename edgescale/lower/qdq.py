@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.lower.constants import Constant, Real, along_axis
-from edgescale.lower.context import Context, Units, Value
+from edgescale.lower.context import Context, Units, Value, units_of_tensor
 from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import rescaling
 from edgescale.lower.program import Array, Quantize, Rescale, Reshape
@@ -41,13 +41,21 @@ def parameters(context: Context, node: onnx_ir.Node) -> tuple[Real, Array]:
 
 
 def units_of(context: Context, node: onnx_ir.Node) -> Units:
-    """Units an activation has behind a QuantizeLinear, as int8: uint8 loses 128. Raises NodeError for other types."""
+    """Units an activation has behind a QuantizeLinear; uint8 becomes int8 and loses 128.
+
+    Raises NodeError for other types, and for int16 with a zero-point.
+    """
     scale, zero = parameters(context, node)
     if scale.size != 1:
         raise NodeError(f"{scale.size} scales", "activations have one scale a tensor")
+    point = int(zero.reshape(-1)[0])
+    if zero.dtype == np.int16:
+        if point:
+            raise NodeError(f"zero-point {point}", "int16 activations are symmetric, of zero-point 0")
+        return Units(float(scale.reshape(-1)[0]), 0, "int16")
     if zero.dtype not in (np.int8, np.uint8):
-        raise NodeError(f"type {zero.dtype}", "activations are int8 or uint8")
-    return float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]) - (128 if zero.dtype == np.uint8 else 0)
+        raise NodeError(f"type {zero.dtype}", "activations are int8, uint8 or int16")
+    return Units(float(scale.reshape(-1)[0]), point - (128 if zero.dtype == np.uint8 else 0))
 
 
 def fold_constant(context: Context, node: onnx_ir.Node, source: Constant) -> Constant:
@@ -90,8 +98,8 @@ def _quantize_constant(real: Array, scale: Array, zero: npt.NDArray[Any]) -> Arr
 
 @handles("QuantizeLinear")
 def quantize(context: Context, node: onnx_ir.Node) -> None:
-    """Activations: int8 or uint8, one constant positive scale and zero-point a tensor. Weights: any integer type
-    whose values minus zero-point fit int8."""
+    """Activations: int8, uint8 or (with zero-point 0) int16, one constant positive scale and zero-point a tensor.
+    Weights: any integer type whose values minus zero-point fit int8."""
     value = context.value(node)
     units = units_of(context, node)
     name = str(node.outputs[0].name)
@@ -101,27 +109,27 @@ def quantize(context: Context, node: onnx_ir.Node) -> None:
         context.layers.append(
             Quantize(context.name_of(node), (source.name,), made.name, nodes=(context.name_of(node),))
         )
-    elif (source.scale, source.zero_point) == units:
+    elif units_of_tensor(source) == units:
         context.values[name] = value
         return
     else:
         made = context.tensor(name, source.shape, units)
         label = context.name_of(node)
-        scaling = rescaling(source.scale, made.scale)
-        context.layers.append(Rescale(label, (source.name,), made.name, scaling, (-128, 127), nodes=(label,)))
+        scaling = rescaling(source.scale, made.scale, source.dtype)
+        context.layers.append(Rescale(label, (source.name,), made.name, scaling, units.limits, nodes=(label,)))
     context.values[name] = Value(made.name, value.view)
 
 
 @handles("DequantizeLinear")
 def dequantize(context: Context, node: onnx_ir.Node) -> None:
-    """Activations: the output of a QuantizeLinear, int8 or uint8, one scale a tensor. Constants: weights per tensor or
-    per output channel, biases int32."""
+    """Activations: the output of a QuantizeLinear, int8, uint8 or int16, one scale a tensor. Constants: weights per
+    tensor or per output channel, biases int32."""
     value = context.value(node)
     source = context.tensors[value.tensor]
-    if source.dtype != "int8":
-        raise NodeError(f"input {value.tensor} of type {source.dtype}")
     units = units_of(context, node)
-    if (source.scale, source.zero_point) != units:
+    if source.dtype != units.dtype:
+        raise NodeError(f"input {value.tensor} of type {source.dtype} and a zero-point of {units.dtype}")
+    if units_of_tensor(source) != units:
         # Other units for the same integers: a view of the same bytes.
         made = dataclasses.replace(
             source, name=context.fresh(str(node.outputs[0].name)), scale=units[0], zero_point=units[1]

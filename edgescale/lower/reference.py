@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UsageError
-from edgescale.lower import reference_conv, reference_elementwise, reference_reduce
+from edgescale.lower import reference_conv, reference_elementwise, reference_recurrent, reference_reduce
 from edgescale.lower.ports import from_stored, to_stored
 from edgescale.lower.program import (
+    LIMITS,
     Add,
     Array,
     Concat,
@@ -22,6 +23,7 @@ from edgescale.lower.program import (
     DepthwiseConv2D,
     Dequantize,
     FullyConnected,
+    InterpolatedLut,
     Layer,
     Lut,
     Mean,
@@ -38,6 +40,7 @@ from edgescale.lower.program import (
     Transpose,
     Unary,
 )
+from edgescale.lower.program_recurrent import Gru, Initial, Lstm
 
 Kernel = Callable[[Any, list[Array], list[Tensor], Tensor], Array]
 
@@ -51,7 +54,7 @@ def _concat(layer: Concat, inputs: list[Array], tensors: list[Tensor], out: Tens
         if scaling is None:
             parts.append(value)
             continue
-        step = Rescale(layer.name, (tensor.name,), out.name, scaling, (-128, 127))
+        step = Rescale(layer.name, (tensor.name,), out.name, scaling, LIMITS[out.dtype])
         parts.append(reference_elementwise.rescale(step, [value], [tensor], out))
     return np.concatenate(parts, axis=layer.axis)
 
@@ -83,6 +86,7 @@ KERNELS: dict[type[Layer], Kernel] = {
     Add: reference_elementwise.add,
     Mul: reference_elementwise.mul,
     Lut: reference_elementwise.lut,
+    InterpolatedLut: reference_elementwise.interpolated_lut,
     Unary: reference_elementwise.unary,
     Rescale: reference_elementwise.rescale,
     Quantize: reference_elementwise.quantize,
@@ -95,13 +99,29 @@ KERNELS: dict[type[Layer], Kernel] = {
     Reshape: _reshape,
     Transpose: _transpose,
     Slice: _slice,
+    Initial: reference_recurrent.initial,
 }
+
+UPDATING: dict[type[Layer], Callable[[Any, list[Array], list[Tensor], Tensor], tuple[Array, Array | None]]] = {
+    Lstm: reference_recurrent.lstm,
+    Gru: reference_recurrent.gru,
+}
+"""Layers with `updates`: output, and what they leave in the tensor they update."""
 
 
 def run_layer(program: Program, layer: Layer, inputs: list[Array]) -> Array:
     """Output of one layer for stored inputs [n, *shape[1:]]."""
-    tensors = [program.tensors[name] for name in layer.inputs]
-    return KERNELS[type(layer)](layer, inputs, tensors, program.tensors[layer.output])
+    return run_layer_whole(program, layer, inputs)[layer.output]
+
+
+def run_layer_whole(program: Program, layer: Layer, inputs: list[Array]) -> dict[str, Array]:
+    """All that one layer makes of stored inputs [n, *shape[1:]]: its output, and new values of what it updates."""
+    tensors, out = [program.tensors[name] for name in layer.inputs], program.tensors[layer.output]
+    if type(layer) not in UPDATING:
+        return {layer.output: KERNELS[type(layer)](layer, inputs, tensors, out)}
+    made, left = UPDATING[type(layer)](layer, inputs, tensors, out)
+    updated = {} if left is None else dict.fromkeys(layer.updates, left)
+    return {layer.output: made, **updated}
 
 
 def reset(program: Program) -> dict[str, Array]:
@@ -207,7 +227,7 @@ def _run_slice(program: Program, inputs: dict[str, Array], wanted: set[str]) -> 
     last_use = {name: index for index, layer in enumerate(program.layers) for name in layer.inputs}
     values: dict[str, Array] = dict(inputs)
     for index, layer in enumerate(program.layers):
-        values[layer.output] = run_layer(program, layer, [values[name] for name in layer.inputs])
+        values.update(run_layer_whole(program, layer, [values[name] for name in layer.inputs]))
         for name in set(layer.inputs):
             if last_use[name] == index and name not in wanted:
                 del values[name]

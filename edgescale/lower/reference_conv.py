@@ -1,7 +1,7 @@
 """Reference of the layers that multiply by weights: convolutions and fully connected.
 
 Integer sums run through BLAS in floating point, exactly: float32 where every partial sum is known to
-stay below 2^24, else float64 (below 2^53 always, as accumulators fit 32 bits).
+stay below 2^24, else float64 (below 2^53 always, as accumulators fit 32 bits, those of int16 activations 47).
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ from edgescale.lower.program import (
     Tensor,
 )
 
-# The largest |x - zero_point| of an int8 tensor.
+# The largest |x - zero_point| of an int8 tensor, and of an int16 one, whose zero-point is 0.
 _INT8_SPAN = 255
+_INT16_SPAN = 2**15
 
 
 def finish(accumulator: Array, bias: Array, requant: Requant | None, clamp: Clamp, out: Tensor) -> Array:
-    """Accumulators [..., O] + bias [O] -> stored output: rescale, zero-point, clamp (int8) or clamp (float32)."""
+    """Accumulators [..., O] + bias [O] -> stored output: rescale, zero-point, clamp (integers) or clamp (float32)."""
     if out.dtype == "float32":
         total = accumulator.astype(np.float32) + bias.astype(np.float32)
         result: Array = np.clip(total, clamp[0], clamp[1]).astype(np.float32)
         return result
     if requant is None:
-        raise ValueError(f"layer of int8 tensor {out.name} has no requantization")
+        raise ValueError(f"layer of {out.dtype} tensor {out.name} has no requantization")
     total64 = accumulator.astype(np.int64)
     total64 += bias.astype(np.int64)
     scaled = apply_requant(total64, requant)
     scaled += out.zero_point
-    return np.clip(scaled, clamp[0], clamp[1]).astype(np.int8)
+    return np.clip(scaled, clamp[0], clamp[1]).astype(out.dtype)
 
 
 def _centred(x: Array, source: Tensor, weight_sums: npt.NDArray[np.float64]) -> Array:
     """x - zero_point in the float type that keeps the layer's sums exact; `weight_sums` is sum |w| a channel."""
     if source.dtype == "float32":
         return x.astype(np.float32, copy=False)
-    exact32 = float(weight_sums.max(initial=0.0)) * _INT8_SPAN < 2**24
+    span = _INT16_SPAN if source.dtype == "int16" else _INT8_SPAN
+    exact32 = float(weight_sums.max(initial=0.0)) * span < 2**24
     return x.astype(np.float32 if exact32 else np.float64) - source.zero_point
 
 

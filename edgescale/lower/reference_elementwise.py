@@ -7,8 +7,22 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from edgescale.lower import interpolated
 from edgescale.lower.fixedpoint import apply_requant
-from edgescale.lower.program import Add, Array, Clamp, Dequantize, Lut, Mul, Quantize, Rescale, Tensor, Unary
+from edgescale.lower.program import (
+    LIMITS,
+    Add,
+    Array,
+    Clamp,
+    Dequantize,
+    InterpolatedLut,
+    Lut,
+    Mul,
+    Quantize,
+    Rescale,
+    Tensor,
+    Unary,
+)
 
 Real = npt.NDArray[np.floating]
 
@@ -35,11 +49,11 @@ def add(layer: Add, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> 
         total = inputs[0].astype(np.float32) + np.float32(sign) * second.astype(np.float32)
         return _clip_real(total, layer.clamp)
     if layer.rescale is None or layer.requant is None:
-        raise ValueError(f"Add layer {layer.name} on int8 tensors has no rescaling")
+        raise ValueError(f"Add layer {layer.name} on integer tensors has no rescaling")
     a = (inputs[0].astype(np.int64) - tensors[0].zero_point) << layer.left_shift
     b = (second.astype(np.int64) - second_zero) << layer.left_shift
     raw = apply_requant(a, layer.rescale[0]) + sign * apply_requant(b, layer.rescale[1])
-    return _clip_int8(apply_requant(raw, layer.requant) + out.zero_point, layer.clamp)
+    return _clip_integer(apply_requant(raw, layer.requant) + out.zero_point, layer.clamp, out)
 
 
 def mul(layer: Mul, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> Array:
@@ -48,9 +62,9 @@ def mul(layer: Mul, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> 
     if out.dtype == "float32":
         return _clip_real(inputs[0].astype(np.float32) * second.astype(np.float32), layer.clamp)
     if layer.requant is None:
-        raise ValueError(f"Mul layer {layer.name} on int8 tensors has no requantization")
+        raise ValueError(f"Mul layer {layer.name} on integer tensors has no requantization")
     product = (inputs[0].astype(np.int64) - tensors[0].zero_point) * (second.astype(np.int64) - second_zero)
-    return _clip_int8(apply_requant(product, layer.requant) + out.zero_point, layer.clamp)
+    return _clip_integer(apply_requant(product, layer.requant) + out.zero_point, layer.clamp, out)
 
 
 def lut(layer: Lut, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> Array:
@@ -59,30 +73,37 @@ def lut(layer: Lut, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> 
     return result
 
 
+def interpolated_lut(layer: InterpolatedLut, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> Array:
+    """sigmoid or tanh of int16 (LiteRT reference `Logistic`, `Tanh`)."""
+    argument = interpolated.scaled(inputs[0].astype(np.int64), layer.multiplier, layer.shift)
+    function = interpolated.sigmoid if layer.function == "sigmoid" else interpolated.tanh
+    return np.clip(function(argument), *LIMITS["int16"]).astype(np.int16)
+
+
 def rescale(layer: Rescale, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> Array:
-    """int8 -> int8 in other units (LiteRT `Requantize`)."""
+    """Integers in other units or of the other type (LiteRT `Requantize`)."""
     centred = inputs[0].astype(np.int64) - tensors[0].zero_point
-    return _clip_int8(apply_requant(centred, layer.requant) + out.zero_point, layer.clamp)
+    return _clip_integer(apply_requant(centred, layer.requant) + out.zero_point, layer.clamp, out)
 
 
 def quantize(layer: Quantize, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> Array:
-    """float32 -> int8."""
-    return quantize_real(inputs[0], out.scale, out.zero_point)
+    """float32 -> int8 or int16."""
+    return quantize_real(inputs[0], out.scale, out.zero_point, out.dtype)
 
 
 def dequantize(layer: Dequantize, inputs: list[Array], tensors: list[Tensor], out: Tensor) -> Array:
-    """int8 -> float32."""
+    """int8 or int16 -> float32."""
     return dequantize_real(inputs[0], tensors[0].scale, tensors[0].zero_point)
 
 
-def quantize_real(x: Array, scale: float, zero_point: int) -> npt.NDArray[np.int8]:
-    """round_half_even(x / scale) + zero_point, saturated to int8; the quotient in float32, as ONNX defines it.
+def quantize_real(x: Array, scale: float, zero_point: int, dtype: str = "int8") -> Array:
+    """round_half_even(x / scale) + zero_point, saturated to `dtype`; the quotient in float32, as ONNX defines it.
 
     NaN becomes zero_point.
     """
     steps = np.rint(x.astype(np.float32, copy=False) / np.float32(scale))
     steps = np.nan_to_num(steps, nan=0.0, posinf=1e9, neginf=-1e9)
-    stored: npt.NDArray[np.int8] = np.clip(steps.astype(np.float64) + zero_point, -128, 127).astype(np.int8)
+    stored: Array = np.clip(steps.astype(np.float64) + zero_point, *LIMITS[dtype]).astype(dtype)
     return stored
 
 
@@ -130,8 +151,8 @@ FUNCTIONS: dict[str, Callable[..., Real]] = {
 """Name -> function(x, *parameters) of every function a Unary or Lut layer may hold."""
 
 
-def _clip_int8(x: npt.NDArray[np.int64], clamp: Clamp) -> Array:
-    return np.clip(x, clamp[0], clamp[1]).astype(np.int8)
+def _clip_integer(x: npt.NDArray[np.int64], clamp: Clamp, out: Tensor) -> Array:
+    return np.clip(x, clamp[0], clamp[1]).astype(out.dtype)
 
 
 def _clip_real(x: Array, clamp: Clamp) -> Array:

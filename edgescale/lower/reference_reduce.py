@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgescale.lower import fixedpoint
-from edgescale.lower.program import Array, Mean, Pool2D, Softmax, Tensor
+from edgescale.lower import fixedpoint, interpolated
+from edgescale.lower.program import LIMITS, Array, Mean, Pool2D, Softmax, Tensor
 from edgescale.lower.reference_conv import patches
 
 
@@ -15,7 +15,7 @@ def pool2d(layer: Pool2D, inputs: list[Array], tensors: list[Tensor], out: Tenso
     x = inputs[0]
     is_float = tensors[0].dtype == "float32"
     if layer.kind == "max":
-        least = -np.inf if is_float else -128
+        least = -np.inf if is_float else LIMITS[out.dtype][0]
         windows = _windows(layer, x, least, out)
         largest = windows.max(axis=(3, 4))
         result: Array = np.clip(largest, layer.clamp[0], layer.clamp[1]).astype(x.dtype)
@@ -34,7 +34,7 @@ def pool2d(layer: Pool2D, inputs: list[Array], tensors: list[Tensor], out: Tenso
     rounded = divide_half_away(sums, counts)
     if layer.requant is not None:
         rounded = fixedpoint.apply_requant(rounded - zero, layer.requant) + out.zero_point
-    return np.clip(rounded, layer.clamp[0], layer.clamp[1]).astype(np.int8)
+    return np.clip(rounded, layer.clamp[0], layer.clamp[1]).astype(out.dtype)
 
 
 def _windows(layer: Pool2D, x: Array, fill: float, out: Tensor) -> Array:
@@ -68,11 +68,11 @@ def mean(layer: Mean, inputs: list[Array], tensors: list[Tensor], out: Tensor) -
         done: Array = np.clip(average, layer.clamp[0], layer.clamp[1]).astype(np.float32)
     else:
         if layer.requant is None:
-            raise ValueError(f"Mean layer {layer.name} on int8 tensors has no requantization")
+            raise ValueError(f"Mean layer {layer.name} on integer tensors has no requantization")
         count = x.shape[1] * x.shape[2]
         sums = x.sum(axis=(1, 2), dtype=np.int64) - count * tensors[0].zero_point
         scaled = fixedpoint.apply_requant(sums, layer.requant) + out.zero_point
-        done = np.clip(scaled, layer.clamp[0], layer.clamp[1]).astype(np.int8)
+        done = np.clip(scaled, layer.clamp[0], layer.clamp[1]).astype(out.dtype)
     return done.reshape(x.shape[0], *out.shape[1:])
 
 
@@ -83,6 +83,8 @@ def softmax(layer: Softmax, inputs: list[Array], tensors: list[Tensor], out: Ten
         shifted = np.exp(x - x.max(axis=-1, keepdims=True))
         result: Array = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
         return result
+    if out.dtype == "int16":
+        return _softmax_int16(layer, x)
     difference = x.astype(np.int64) - x.max(axis=-1, keepdims=True)
     counted = difference >= layer.diff_min
     kept = np.where(counted, difference, 0)
@@ -98,3 +100,22 @@ def softmax(layer: Softmax, inputs: list[Array], tensors: list[Tensor], out: Ten
     product = fixedpoint.saturating_rounding_doubling_high_mul(reciprocal, exponentials)
     shifted_out = fixedpoint.rounding_divide_by_pot(product, bits_over_unit + 31 - 8)
     return np.where(counted, np.clip(shifted_out - 128, -128, 127), -128).astype(np.int8)
+
+
+def _softmax_int16(layer: Softmax, x: Array) -> Array:
+    """exp and 1 / (1 + x) by interpolation (LiteRT reference `SoftmaxInt16`)."""
+    difference = x.astype(np.int64) - x.max(axis=-1, keepdims=True)
+    scaled = fixedpoint.multiply_by_quantized_multiplier(difference, layer.input_multiplier, layer.input_left_shift)
+    # [-65535, 0] stands for [-10, 0], and is moved to int16.
+    position = np.clip(scaled + LIMITS["int16"][1], *LIMITS["int16"])
+    exponentials = interpolated.interpolate(position, interpolated.exponential_table())
+    total = exponentials.sum(axis=-1, keepdims=True)
+    # Leading zeros of the sum in Q16.15; frexp is exact here.
+    headroom = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)
+    mantissa = ((total << (headroom - 1)) + (1 << 13)) >> 14
+    position = np.clip(mantissa - (1 << 15) - (1 << 16), *LIMITS["int16"])
+    reciprocal = interpolated.interpolate(position, interpolated.reciprocal_table())
+    right = 31 - headroom
+    quotient = (exponentials * reciprocal + (np.int64(1) << (right - 1))) >> right
+    result: Array = np.clip(quotient, 0, LIMITS["int16"][1]).astype(np.int16)
+    return result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edgescale.lower.constants import Constant, Real
-from edgescale.lower.context import Context, Units, Value
+from edgescale.lower.context import Context, Units, Value, units_of_tensor
 from edgescale.lower.errors import NodeError
 from edgescale.lower.integer import clamp_of
 from edgescale.lower.layout import Shape, View
@@ -53,7 +53,7 @@ class Sink:
         made = Value(tensor.name, view)
         context.values[self.value] = made
         context.done.update(id(node) for node in self.absorbed)
-        if tensor.dtype == "int8" and self.units == (tensor.scale, tensor.zero_point):
+        if self.units is not None and self.units == units_of_tensor(tensor):
             for node in self.quantizers:
                 context.values[str(node.outputs[0].name)] = made
                 context.done.add(id(node))
@@ -175,22 +175,23 @@ def _units_or_none(context: Context, quantizer: onnx_ir.Node) -> Units | None:
         return None
 
 
-def _readers(context: Context, value: onnx_ir.Value) -> list[tuple[onnx_ir.Node, int]]:
+def readers(context: Context, value: onnx_ir.Value) -> list[tuple[onnx_ir.Node, int]]:
+    """Nodes that read `value` and are needed, each with the input it is there."""
     return [(use.node, use.idx) for use in value.uses() if id(use.node) in context.needed]
 
 
 def _sole_reader(context: Context, value: onnx_ir.Value) -> onnx_ir.Node | None:
-    readers = _readers(context, value)
-    if value.is_graph_output() or len(readers) != 1:
+    found = readers(context, value)
+    if value.is_graph_output() or len(found) != 1:
         return None
-    node, index = readers[0]
+    node, index = found[0]
     # Bounds of a Clip are not its data.
     return node if index == 0 or node.op_type in ("Add", "Sub", "Mul", "Div") else None
 
 
 def _quantizers(context: Context, value: onnx_ir.Value) -> tuple[onnx_ir.Node, ...]:
     """The QuantizeLinear nodes that are the only readers of `value`; none where anything else reads it."""
-    readers = _readers(context, value)
-    if value.is_graph_output() or any(node.op_type != "QuantizeLinear" or index for node, index in readers):
+    found = readers(context, value)
+    if value.is_graph_output() or any(node.op_type != "QuantizeLinear" or index for node, index in found):
         return ()
-    return tuple(node for node, _ in readers)
+    return tuple(node for node, _ in found)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.core.state import StateSpec
-from edgescale.lower.context import Context, Value
+from edgescale.lower.context import Context, Value, units_of_tensor
 from edgescale.lower.errors import NodeError
 from edgescale.lower.layout import view
 from edgescale.lower.program import Array, Port, Reshape, Slice, State, Transpose
@@ -69,8 +69,8 @@ class States:
         node = next(iter(self.graph))
         if source.dtype == "float32":
             held = context.real(held, node)
-        elif context.units(held) != (source.scale, source.zero_point):
-            raise NodeError(f"units {(source.scale, source.zero_point)}, then {context.units(held)}")
+        elif context.units(held) != units_of_tensor(source):
+            raise NodeError(f"units {tuple(units_of_tensor(source) or ())}, then {tuple(context.units(held) or ())}")
         out = context.arrange(held, view(port.shape, port.axes), source.shape, node)
         if out != source.name and (self._root(context, out) in self._given(context) or out in taken):
             copied = context.tensor(f"{spec.output}.copied", source.shape, context.units(held))

@@ -10,20 +10,23 @@ import numpy.typing as npt
 from edgescale.lower.constants import Constant, Real
 from edgescale.lower.context import Units
 from edgescale.lower.errors import NodeError
-from edgescale.lower.fixedpoint import requant
+from edgescale.lower.fixedpoint import requant, requant_wide
 from edgescale.lower.program import Array, Requant
 from edgescale.lower.sink import Affine
 
 INT32_LIMIT = 2**31 - 1
+WIDE_LIMIT = 2**47
+"""What accumulators of int16 activations stay below, so that products with 15 bits fit 64."""
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """weights [O, ...] with the output channel first; bias [O]; requant None for float32."""
+    """weights [O, ...] with the output channel first; bias [O]; requant None for float32; bits of a stored weight."""
 
     weights: Array
     bias: Array
     requant: Requant | None
+    bits: int = 8
 
 
 def real_weights(weights: Constant, bias: Real, affine: Affine) -> Weighted:
@@ -44,26 +47,39 @@ def integer_weights(
     single: bool,
     gain: float = 1.0,
 ) -> Weighted:
-    """Integer layer: int8 weights [O, ...], int32 bias in units of scale_x * scale_w, rescaling a channel.
+    """Integer layer: int8 weights [O, ...], bias in units of scale_x * scale_w (int32; int64 for int16 activations),
+    rescaling a channel.
 
     offset: real addition to the bias [O]; gain > 0: factor on the weights. single: the rounding (see
-    Requant). Raises NodeError where an accumulator could leave int32.
+    Requant) of a fully connected layer. Raises NodeError where an accumulator could leave its type.
     """
     integers, scales = weights.symmetric_int8(axis=0)
     scales = scales * gain
     units = source[0] * scales
-    exact = _exact_bias(bias, units)
+    exact = exact_bias(bias, units)
     if exact is not None and not np.any(offset):
         steps = exact.astype(np.float64)
     else:
         real = offset if bias is None else bias.real().reshape(-1) + offset
-        integers, scales, steps = _fit_bias(integers, scales, source[0], np.broadcast_to(real, scales.shape))
+        largest = 2.0**40 if source.dtype == "int16" else 2.0**30
+        integers, scales, steps = fit_bias(integers, scales, source[0], np.broadcast_to(real, scales.shape), largest)
     factors = source[0] * scales / output[0]
+    if source.dtype == "int16":
+        scaling = requant_wide(factors, "real" if single else "reduced")
+        return Weighted(integers, check_wide_accumulator(integers, steps, factors, scaling), scaling)
     scaling = requant(factors, single=single)
-    return Weighted(integers, check_accumulator(integers, steps, source[1], scaling), scaling)
+    return Weighted(
+        integers, check_accumulator(integers, steps, source[1], scaling), scaling, _stored_bits(weights, integers)
+    )
 
 
-def _exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | None:
+def _stored_bits(weights: Constant, integers: npt.NDArray[np.int8]) -> int:
+    """4 where the model's own type is as narrow and the integers, less their zero-point, are too; else 8."""
+    narrow = str(weights.values.dtype) in ("int4", "uint4", "int2", "uint2")
+    return 4 if narrow and integers.min(initial=0) >= -8 and integers.max(initial=0) <= 7 else 8
+
+
+def exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | None:
     """The integers of a bias that is already in `units`; None where it is not."""
     if bias is None or bias.scale is None:
         return None
@@ -73,20 +89,40 @@ def _exact_bias(bias: Constant | None, units: Real) -> npt.NDArray[np.int64] | N
     return np.broadcast_to((bias.values.astype(np.int64) - zero).reshape(-1), units.shape)
 
 
-def _fit_bias(
-    integers: npt.NDArray[np.int8], scales: Real, scale_in: float, real: Real
+def fit_bias(
+    integers: npt.NDArray[np.int8], scales: Real, scale_in: float, real: Real, largest: float
 ) -> tuple[npt.NDArray[np.int8], Real, Real]:
-    """Biases as integers; a channel whose bias would not fit gets coarser weights.
+    """Biases as integers; a channel whose bias would exceed `largest` gets coarser weights.
 
     That happens where all weights of a channel are (almost) zero, so that their scale says nothing.
     """
     steps = np.rint(real / (scale_in * scales))
-    too_large = np.abs(steps) > 2**30
+    too_large = np.abs(steps) > largest
     if not too_large.any():
         return integers, scales, steps
-    wider = np.where(too_large, np.abs(real) / (scale_in * 2.0**30), scales)
+    wider = np.where(too_large, np.abs(real) / (scale_in * largest), scales)
     ratio = (scales / wider).reshape(-1, *(1,) * (integers.ndim - 1))
     return np.rint(integers * ratio).astype(np.int8), wider, np.rint(real / (scale_in * wider))
+
+
+def check_wide_accumulator(
+    integers: npt.NDArray[np.int8], bias: Real, factors: Real, scaling: Requant
+) -> npt.NDArray[np.int64]:
+    """The bias as int64, once the worst accumulator of int16 activations is known to fit 47 bits, and what it is
+    rescaled to 32."""
+    sums = np.abs(integers.reshape(integers.shape[0], -1).astype(np.float64)).sum(axis=1)
+    worst = sums * 2.0**15 + np.abs(bias)
+    reach = worst * factors
+    if np.any(worst >= WIDE_LIMIT) or np.any(reach >= INT32_LIMIT):
+        channel = int(np.argmax(np.maximum(worst / WIDE_LIMIT, reach / INT32_LIMIT)))
+        raise NodeError(
+            f"channel {channel} may reach {worst[channel]:.3g}, rescaled {reach[channel]:.3g}",
+            "accumulators of int16 activations must fit 47 bits, and 32 once rescaled (an output scale nearer to "
+            "the data)",
+        )
+    if scaling.rounding == "reduced" and int(scaling.shift.max(initial=0)) > 7:
+        raise NodeError(f"a factor of {factors.max():.3g}", "int16 convolutions rescale by factors below 128")
+    return bias.astype(np.int64)
 
 
 def check_accumulator(

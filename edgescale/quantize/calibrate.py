@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgescale.core.model import Model
 from edgescale.core.progress import Progress, track
 from edgescale.core.state import decode_states
 from edgescale.quantize.histogram import Histogram
+from edgescale.quantize.recurrent_rules import CELL, HIDDEN, RECURRENT
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -37,22 +38,53 @@ def collect(
     source = _single_input(model, data)
     histograms = {name: Histogram() for name in values}
     computed = [name for name in values if name != source]
-    session = _session(model, graph, computed)
+    stream = Stream(model, _session(model, graph, computed))
     for index, sample in enumerate(track(data.batches(1), progress, "calibrating", len(data))):
-        outputs = session.run(computed, {source: sample}) if computed else []
-        arrays = dict(zip(computed, outputs, strict=True))
+        before = dict(stream.held)
+        arrays = stream.run(computed, {source: sample})
         if source in histograms:
             arrays[source] = sample
         for name, array in arrays.items():
             try:
                 histograms[name].update(*_counted(array))
             except ValueError:
-                node = _first_broken(model, graph, source, sample)
+                node = _first_broken(model, graph, {source: sample, **before})
                 raise UnsupportedModelError(
                     f"{model.name}: {node} gives NaN or infinity for calibration sample {index}; the float model is "
                     "broken for this input"
                 ) from None
     return histograms
+
+
+def each_sample(
+    model: Model, graph: onnx_ir.Model, data: Dataset, values: Sequence[str]
+) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+    """The values named, sample by sample, as `collect` sees them."""
+    source = _single_input(model, data)
+    computed = [name for name in dict.fromkeys(values) if name != source]
+    stream = Stream(model, _session(model, graph, computed))
+    for sample in data.batches(1):
+        yield {source: sample, **stream.run(computed, {source: sample})}
+
+
+class Stream:
+    """Runs of one session; a model's states go on from each to the next. `held`: state inputs before the next run."""
+
+    def __init__(self, model: Model, session: Any) -> None:
+        self._states = decode_states(model.ir.metadata_props, model.name)
+        self._session = session
+        self.held: dict[str, npt.NDArray[np.generic]] = {state.input: state.initial for state in self._states}
+
+    def run(
+        self, values: Sequence[str], feed: dict[str, npt.NDArray[np.generic]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """The values named, for one sample."""
+        left = [state.output for state in self._states]
+        wanted = [*values, *left]
+        outputs = self._session.run(wanted, {**feed, **self.held}) if wanted else []
+        found = dict(zip(wanted, outputs, strict=True))
+        self.held = {state.input: found[state.output] for state in self._states}
+        return {name: found[name] for name in values}
 
 
 def channel_reach(
@@ -64,10 +96,10 @@ def channel_reach(
     """
     source = _single_input(model, data)
     names = list(dict.fromkeys(values))
-    session = _session(model, graph, names)
+    stream = Stream(model, _session(model, graph, names))
     reach: dict[str, npt.NDArray[np.float64]] = {}
     for sample in track(data.batches(1), progress, "calibrating channels", len(data)):
-        for name, array in zip(names, session.run(names, {source: sample}) if names else [], strict=True):
+        for name, array in stream.run(names, {source: sample}).items():
             channels = np.moveaxis(array, 1 if array.ndim > 2 else -1, 0)
             largest = np.abs(channels.reshape(len(channels), -1)).max(axis=1).astype(np.float64)
             reach[name] = np.maximum(reach[name], largest) if name in reach else largest
@@ -77,7 +109,8 @@ def channel_reach(
 def _single_input(model: Model, data: Dataset) -> str:
     if len(model.inputs) != 1:
         raise UsageError(f"{model.name} has {len(model.inputs)} inputs; calibration needs a model of one")
-    if decode_states(model.ir.metadata_props, model.name):
+    carried = {state.input for state in decode_states(model.ir.metadata_props, model.name)}
+    if carried - _of_recurrent_nodes(model):
         raise UsageError(
             f"{model.name} keeps state between inferences; calibration is of models without. Quantize it where it was "
             "trained, and give the quantized file"
@@ -91,6 +124,16 @@ def _single_input(model: Model, data: Dataset) -> str:
     if not len(data):
         raise UsageError(f"calibration data {data.name} holds no samples")
     return spec.name
+
+
+def _of_recurrent_nodes(model: Model) -> set[str]:
+    """Graph inputs that nothing but LSTM and GRU reads, as a state that they start from."""
+    found = set()
+    for value in model.ir.graph.inputs:
+        uses = list(value.uses())
+        if uses and all(use.node.op_type in RECURRENT and use.idx in (HIDDEN, CELL) for use in uses):
+            found.add(str(value.name))
+    return found
 
 
 def _counted(array: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
@@ -129,8 +172,8 @@ def _session(model: Model, graph: onnx_ir.Model, outputs: Sequence[str]) -> Any:
         raise UnsupportedModelError(f"{model.name}: ONNX Runtime cannot run the float model: {reason}") from None
 
 
-def _first_broken(model: Model, graph: onnx_ir.Model, source: str, sample: npt.NDArray[np.generic]) -> str:
-    """Name the first node in graph order with a NaN or infinite output for `sample`."""
+def _first_broken(model: Model, graph: onnx_ir.Model, feed: dict[str, npt.NDArray[np.generic]]) -> str:
+    """Name the first node in graph order with a NaN or infinite output for the inputs `feed`."""
     import onnx_ir
 
     nodes = {}
@@ -138,10 +181,10 @@ def _first_broken(model: Model, graph: onnx_ir.Model, source: str, sample: npt.N
         for value in node.outputs:
             if value.dtype == onnx_ir.DataType.FLOAT and value.name and (value.uses() or value.is_graph_output()):
                 nodes[value.name] = node
-    if not np.isfinite(sample).all():
+    if not all(np.isfinite(array).all() for array in feed.values()):
         return "the input"
     names = list(nodes)
-    results = _session(model, graph, names).run(names, {source: sample})
+    results = _session(model, graph, names).run(names, feed)
     for name, array in zip(names, results, strict=True):
         if not np.isfinite(array).all():
             return f"node {nodes[name].name!r} ({nodes[name].op_type})"

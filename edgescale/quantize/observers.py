@@ -14,6 +14,8 @@ from edgescale.core.variant import Recipe
 from edgescale.quantize.histogram import Histogram
 
 LEVELS = 256
+GAIN = 2.0
+"""How many times smaller the squared error must get before `robust` clips."""
 Range = tuple[float, float]
 Vector = npt.NDArray[np.float64]
 
@@ -32,6 +34,8 @@ def choose_range(histogram: Histogram, recipe: Recipe) -> Range:
         return 0.0, 0.0
     if recipe.observer == "minmax":
         return low, high
+    if recipe.observer == "robust":
+        return robust_range(histogram)
     if recipe.observer == "percentile":
         return percentile_range(histogram, recipe.percentile)
     if recipe.observer == "mse":
@@ -46,6 +50,20 @@ def percentile_range(histogram: Histogram, percentile: float) -> Range:
     if low == high:  # so sparse that both quantiles are zero: what little there is must not vanish
         return min(histogram.minimum, 0.0), max(histogram.maximum, 0.0)
     return low, high
+
+
+def robust_range(histogram: Histogram) -> Range:
+    """Minimum and maximum, or the clip of least squared error where that is GAIN times smaller.
+
+    A few hundred samples rarely show the largest value there will be, and what lies beyond the range saturates; so
+    clipping has to pay, as it does where outliers take most of the levels.
+    """
+    low, high = min(histogram.minimum, 0.0), max(histogram.maximum, 0.0)
+    clip = mse_range(histogram)
+    held = histogram.counts > 0
+    values, weights = histogram.centers[held], histogram.counts[held].astype(np.float64)
+    errors = squared_errors(values, weights, np.array([low, clip[0]]), np.array([high, clip[1]]))
+    return clip if errors[0] >= GAIN * errors[1] else (low, high)
 
 
 def mse_range(histogram: Histogram) -> Range:

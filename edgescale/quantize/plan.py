@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgescale.frontend.graph import constant, input_at, is_op, only_consumer, scalar
+from edgescale.quantize.recurrent_rules import RECURRENT, initial_reach, results_of
 from edgescale.quantize.rules import FIXED_UNITS, FUSES_ACTIVATION, SAME_UNITS, data_inputs, quantizable
 
 _UNSIGNED = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Softmax"))
@@ -52,7 +53,7 @@ def make_plan(graph: ir.Graph, excluded: frozenset[ir.Node] = frozenset()) -> Pl
             value = node.inputs[index]
             if value is not None and constant(value) is None and value not in inner:
                 order.setdefault(value)
-        for value in node.outputs:
+        for value in results_of(node) if node.op_type in RECURRENT else node.outputs:
             if value not in inner and (value.uses() or value.is_graph_output()):
                 order.setdefault(value)
     return Plan(nodes, _groups(nodes, order), inner)
@@ -90,6 +91,12 @@ def _groups(nodes: tuple[ir.Node, ...], values: dict[ir.Value, None]) -> tuple[G
     extra: dict[ir.Value, list[float]] = {}
     for node in nodes:
         source = node.inputs[0]
+        if node.op_type in RECURRENT:
+            held = [value for value in results_of(node) if value in sets.parent]
+            for value in held[1:]:
+                sets.join(held[0], value)
+            for value in held[:1]:
+                extra.setdefault(value, []).extend(initial_reach(node))
         if node.op_type not in SAME_UNITS or source is None or source not in sets.parent:
             continue
         for output in node.outputs:

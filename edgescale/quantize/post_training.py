@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgescale import __version__
@@ -12,6 +12,7 @@ from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.model import Model
 from edgescale.core.progress import SILENT, Progress
 from edgescale.core.recipe import FLOAT, OBSERVERS, Recipe, override_texts
+from edgescale.core.state import decode_states
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,6 +35,8 @@ class Prepared:
     plan: Plan
     units: Mapping[ir.Value, Units]
     weighted: Mapping[ir.Node, Recipe]
+    cells: Mapping[str, int] = field(default_factory=dict)
+    """Units of LSTM cell states by node name: exponents of two."""
 
 
 def quantize(
@@ -89,7 +92,9 @@ def quantize_and_explain(
         stored = choose_bits(prepared, calibration, recipe, progress)
     else:
         stored = round_weights(prepared, calibration, progress)
-    found = diagnose(prepared, stored, calibration, progress) if explain else ()
+    # What a state changes from sample to sample is no layer's own loss.
+    streaming = bool(decode_states(model.ir.metadata_props, model.name))
+    found = () if streaming or not explain else diagnose(prepared, stored, calibration, progress)
     return finish(prepared, stored, recipe), found
 
 
@@ -97,11 +102,14 @@ def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe)
     """Write what was decided into the prepared graph and say so in its metadata."""
     from onnx_ir.passes import Sequential, common
 
+    from edgescale.quantize.compact import Compact
     from edgescale.quantize.qdq import WriteQdq
+    from edgescale.quantize.recurrent import FinishRecurrent
 
     graph = prepared.graph
     write = WriteQdq(prepared.plan, prepared.units, stored)
-    Sequential(write, common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass())(graph)
+    recurrent = FinishRecurrent(prepared.plan.nodes, prepared.cells)
+    Sequential(write, recurrent, common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass(), Compact())(graph)
     describe_recipe(graph, recipe)
     if recipe.share is not None:
         graph.metadata_props["edgescale.bits"] = "; ".join(f"{node.name}={made.bits}" for node, made in stored.items())
@@ -147,6 +155,8 @@ def prepare(
     from edgescale.quantize.calibrate import collect
     from edgescale.quantize.equalize import equalize
     from edgescale.quantize.plan import make_plan
+    from edgescale.quantize.recurrent_ranges import cell_exponents
+    from edgescale.quantize.recurrent_rules import RECURRENT
     from edgescale.quantize.rules import WEIGHTED, refusal
 
     graph = model.ir.clone()
@@ -156,7 +166,7 @@ def prepare(
     recipes = _recipes(nodes, recipe)
     if {"cle", "smooth"} & set(recipe.steps):
         equalize(model, graph, calibration, recipe.steps, progress)
-    floats = frozenset(node for node, own in recipes.items() if own.weight_only)
+    floats = frozenset(node for node, own in recipes.items() if _stays_float(node, own))
     plan = make_plan(graph.graph, floats)
     weighted = {
         node: own
@@ -171,7 +181,16 @@ def prepare(
     for group in plan.groups:
         found = _units(group, histograms, recipe, _kind(group, recipes, activations))
         units.update(dict.fromkeys(group.members, found))
-    return Prepared(graph, plan, units, weighted)
+    recurrent = any(node.op_type in RECURRENT for node in plan.nodes)
+    return Prepared(graph, plan, units, weighted, cell_exponents(model, calibration) if recurrent else {})
+
+
+def _stays_float(node: ir.Node, own: Recipe) -> bool:
+    """Whether a node's activations stay float: asked for, or an LSTM or GRU beside anything but int8."""
+    from edgescale.quantize.recurrent_rules import RECURRENT
+
+    integers = own.activation_bits == 8 and own.activation_format != "fp8"
+    return own.weight_only or (node.op_type in RECURRENT and not integers)
 
 
 def _recipes(nodes: list[ir.Node], recipe: Recipe) -> dict[ir.Node, Recipe]:

@@ -22,6 +22,7 @@ from edgescale.frontend.graph import (
     scalar,
     shape_of,
 )
+from edgescale.quantize.recurrent_rules import RECURRENT, recurrent_rule
 
 Rule = Callable[[ir.Node], str | None]
 
@@ -32,7 +33,7 @@ FUSES_ACTIVATION = frozenset(("Conv", "Gemm", "MatMul", "Add"))
 """Operators after which a Relu or Clip runs as the clamp of their output."""
 SAME_UNITS = frozenset(
     {"MaxPool", "AveragePool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Pad", "Identity"}
-) | {"Slice", "Split", "DepthToSpace", "SpaceToDepth", "Expand", "Tile"}
+) | {"Slice", "Split", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Gather"}
 """Operators whose outputs hold nothing but (means of) their input's values: one scale and zero-point for both."""
 MOVES = SAME_UNITS - {"MaxPool", "AveragePool"}
 """Operators that only move values; int8 pays for them only next to an operator that computes in int8."""
@@ -129,6 +130,10 @@ def _mean(node: ir.Node) -> str | None:
     return None if {a % len(shape) for a in axes} == set(range(2, len(shape))) else "its axes are not height and width"
 
 
+def _gather(node: ir.Node) -> str | None:
+    return None if scalar(input_at(node, 1)) is not None else "it takes several entries, or one chosen at run time"
+
+
 def _any(node: ir.Node) -> str | None:
     return None
 
@@ -146,6 +151,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "Relu", "Sigmoid", "Tanh", "Softmax"), _any),
     **dict.fromkeys(("HardSwish", "HardSigmoid", "LeakyRelu"), _any),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"), _any),
+    **dict.fromkeys(RECURRENT, recurrent_rule),
+    "Gather": _gather,
     **dict.fromkeys(("Slice", "Split", "DepthToSpace", "SpaceToDepth", "Expand", "Tile"), _any),
 }
 """Every operator that may run in int8, with its rule."""
@@ -156,7 +163,8 @@ def refusal(node: ir.Node) -> str | None:
     if node.domain not in DEFAULT_DOMAINS or node.op_type not in RULES:
         return "the operator has no int8 form here"
     values = [node.inputs[i] for i in data_inputs(node)]
-    if not all(is_float(value) for value in (*values, node.outputs[0])):
+    made = next((value for value in node.outputs if value.name), node.outputs[0])
+    if not all(is_float(value) for value in (*values, made)):
         return "its tensors are not float32"
     if all(constant(value) is not None for value in values):
         return "its inputs are constant"

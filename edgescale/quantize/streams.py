@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgescale.core.dataset import Dataset
-from edgescale.core.errors import UnsupportedModelError
+from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.progress import Progress, track
 from edgescale.frontend.graph import constant, input_at, shape_of
 from edgescale.quantize.post_training import Prepared
@@ -24,7 +24,7 @@ from edgescale.quantize.units import Units
 Array = npt.NDArray[np.generic]
 
 MOST_SAMPLES = 512
-LIVE_BYTES = 96 * 2**20
+LIVE_BYTES = 64 * 2**20
 """Activations of both nets that may be held at once; fewer samples are used where that many do not fit."""
 CHUNK_BYTES = 8 * 2**20
 """Largest output computed by one call of a node."""
@@ -54,6 +54,8 @@ class Replacement:
 
 
 Visitor = Callable[[Layer], Replacement | None]
+Feeds = list[tuple[str, Array, bool]]
+"""(name, values over all samples, whether they are stacked) of each fed input."""
 
 
 def walk(prepared: Prepared, data: Dataset, visit: Visitor, progress: Progress) -> dict[str, tuple[Array, Array]]:
@@ -65,7 +67,13 @@ def walk(prepared: Prepared, data: Dataset, visit: Visitor, progress: Progress) 
     graph, units = prepared.graph.graph, prepared.units
     nodes = list(graph)
     samples = np.asarray(spread_evenly(data.x, samples_within(graph)))
-    source = next(v for v in graph.inputs if not v.is_initializer())
+    inputs = [v for v in graph.inputs if not v.is_initializer()]
+    if len(inputs) != 1:
+        raise UsageError(
+            f"this recipe fits weights to activations, which needs a model of one input; {graph.name} has "
+            f"{len(inputs)} with its states. Round to nearest instead (w8a8)"
+        )
+    (source,) = inputs
     floating: dict[ir.Value, Array] = {source: samples}
     rounded: dict[ir.Value, Array] = {source: samples}
     reads = _reads(nodes)
@@ -186,22 +194,38 @@ class _Runner:
             raise UnsupportedModelError(f"node {node.name!r} ({node.op_type}) cannot run alone: {reason}") from None
 
     def __call__(self, arrays: Mapping[ir.Value, Array]) -> list[Array]:
-        """All outputs over all samples, each [samples, ...]; without a fed input, the constant result repeated."""
+        """All outputs over all samples, each [samples, ...]: along the batch axis, which is 1 in the model, or
+        stacked where a value has no such axis in front. Without a fed input, the constant result.
+        """
         if not self._fed:
             return [np.asarray(out) for out in self._session.run(None, {})]
-        feeds = {str(v.name): np.asarray(arrays[v]) for v in self._fed}
-        count = max(len(a) for a in feeds.values())
+        feeds = [(str(v.name), np.asarray(arrays[v]), _stacked(v, arrays[v])) for v in self._fed]
+        count = max(len(array) for _, array, _ in feeds)
         if self._chunk is None:
-            self._chunk = self._largest_chunk(feeds, count)
-        parts = [self._run(feeds, start, self._chunk, count) for start in range(0, count, self._chunk)]
-        return [np.concatenate(outs) for outs in zip(*parts, strict=True)]
+            self._chunk = 1 if any(stacked for _, _, stacked in feeds) else self._largest_chunk(feeds, count)
+        results: list[Array] = []
+        for start in range(0, count, self._chunk):
+            outputs = self._run(feeds, start, self._chunk, count)
+            size = min(self._chunk, count - start)
+            alike = [out.ndim > 0 and len(out) == size for out in outputs]
+            if not results:
+                results = [
+                    np.empty((count, *(out.shape[1:] if same else out.shape)), out.dtype)
+                    for out, same in zip(outputs, alike, strict=True)
+                ]
+            for result, out in zip(results, outputs, strict=True):
+                result[start : start + size] = out
+        return results
 
-    def _run(self, feeds: Mapping[str, Array], start: int, size: int, count: int) -> list[Array]:
-        cut = {name: array[start : start + size] if len(array) == count else array for name, array in feeds.items()}
+    def _run(self, feeds: Feeds, start: int, size: int, count: int) -> list[Array]:
+        cut = {}
+        for name, array, stacked in feeds:
+            whole = len(array) != count  # a constant computed on the way
+            cut[name] = array if whole else array[start] if stacked else array[start : start + size]
         outputs: list[Array] = self._session.run(None, cut)
         return outputs
 
-    def _largest_chunk(self, feeds: Mapping[str, Array], count: int) -> int:
+    def _largest_chunk(self, feeds: Feeds, count: int) -> int:
         """One sample, or more where three at once give what each gives alone."""
         if count == 1:
             return 1
@@ -213,10 +237,18 @@ class _Runner:
         except Exception:  # shapes written for one sample: ONNX Runtime refuses more
             return 1
         for k, out in enumerate(together):
+            if any(row[k].ndim == 0 or len(row[k]) != 1 for row in alone):
+                return 1
             single = np.concatenate([row[k] for row in alone])
             if single.shape != out.shape or not np.allclose(single, out, rtol=1e-3, atol=1e-5):
                 return 1
         return int(np.clip(CHUNK_BYTES // size, 1, 64))
+
+
+def _stacked(value: ir.Value, array: Array) -> bool:
+    """Whether samples are stacked in front of the value's own axes."""
+    shape = shape_of(value)
+    return shape is not None and array.ndim == len(shape) + 1
 
 
 def _type_of(value: ir.Value) -> int:

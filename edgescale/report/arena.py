@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from edgescale.report.figures import plain
 
 WIDTH = 48
 SHADES = "█▓▒"
-_INDEX = re.compile(r"_l(\d+)_")
 
 
 @dataclass(frozen=True)
@@ -26,15 +24,20 @@ class Moment:
 
 
 def moments(meta: Mapping[str, Any]) -> list[Moment]:
-    """The plan of a C artifact, layer by layer in run order. Overlapping buffers count once."""
-    found = []
-    for position, layer in enumerate(meta["layers"]):
-        match = _INDEX.search(layer["symbol"])
-        index = int(match[1]) if match else position
-        rows = [row for row in meta["plan"] if row["first"] <= index <= row["last"]]
-        taken = tuple(sorted({(int(row["offset"]), int(row["bytes"])) for row in rows}))
-        found.append(Moment(layer["name"], taken, _union(taken)))
-    return found
+    """The plan of a C artifact, layer by layer in run order. Overlapping buffers count once.
+
+    Of a layer that runs in stripes, the stripe during which most is taken.
+    """
+    return [
+        max((_moment(meta, layer["name"], step) for step in layer["steps"]), key=lambda moment: moment.live)
+        for layer in meta["layers"]
+    ]
+
+
+def _moment(meta: Mapping[str, Any], name: str, step: int) -> Moment:
+    rows = [row for row in meta["plan"] if row["first"] <= step <= row["last"]]
+    taken = tuple(sorted({(int(row["offset"]), int(row["bytes"])) for row in rows}))
+    return Moment(name, taken, _union(taken))
 
 
 def peak(found: Sequence[Moment]) -> Moment:
@@ -49,7 +52,7 @@ def arena_table(meta: Mapping[str, Any]) -> Table:
     highest = peak(found)
     limit = f", no plan for this order needs less than {bound:,} B" if bound is not None else ""
     title = f"arena {total:,} B{limit}; the peak is set by {plain(highest.name)}: {highest.live:,} B in use"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption=_stripes(meta) or None, caption_justify="left")
     table.add_column("layer", overflow="fold", min_width=24)
     table.add_column(f"0 .. {total:,} B", no_wrap=True)
     table.add_column("in use", justify="right", no_wrap=True)
@@ -57,6 +60,15 @@ def arena_table(meta: Mapping[str, Any]) -> Table:
         mark = " [bold]<- peak[/]" if moment is highest else ""
         table.add_row(plain(moment.name), _bar(moment.taken, total), f"{moment.live:,}{mark}")
     return table
+
+
+def _stripes(meta: Mapping[str, Any]) -> str:
+    """The regions that run in stripes, a line each."""
+    return "\n".join(
+        f"in {region['stripes']} stripes, {region['halo']} halo: {plain(region['first'])} to {plain(region['last'])} "
+        f"({region['layers']} layers; {region['extra_macs']:,} MACs done again, {region['moved_bytes']:,} B moved)"
+        for region in meta.get("memory", {}).get("regions", ())
+    )
 
 
 def _union(taken: Sequence[tuple[int, int]]) -> int:

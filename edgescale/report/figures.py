@@ -23,6 +23,7 @@ COLUMNS: dict[str, str] = {
     "instructions": "instructions",
     "cycles": "cycles",
     "energy": "energy",
+    "traffic": "moved",
     "flash": "flash",
     "weights": "weights",
     "ram": "RAM",

@@ -38,6 +38,8 @@ class CycleTable:
     pipelined_loads: bool = False
     folded_it: bool = False
     dual_issue: bool = False
+    refill: tuple[int, int] = (0, 0)
+    """By how much the cost of a jump may be smaller and larger than `Cost.taken`, where the manual gives a range."""
     mispredict: int | None = None
     """Cycles lost per wrong guess of a branch predictor; None where a core has none."""
 
@@ -88,6 +90,8 @@ CORTEX_M0PLUS = CycleTable(
 )
 
 _REFILL = 2
+_REFILL_RANGE = (1, 1)
+"""P is 1 to 3."""
 
 
 def _armv7m(document: str, accumulate: int, long: int, long_accumulate: int) -> dict[str, Cost]:
@@ -143,6 +147,7 @@ CORTEX_M3 = CycleTable(
     wide_target=1,
     pipelined_loads=True,
     folded_it=True,
+    refill=_REFILL_RANGE,
 )
 
 _FPU = "DDI 0439B Table 7-1, FPU instruction set"
@@ -173,6 +178,7 @@ CORTEX_M4 = CycleTable(
     wide_target=1,
     pipelined_loads=True,
     folded_it=True,
+    refill=_REFILL_RANGE,
 )
 
 CORTEX_M33 = CycleTable(
@@ -184,6 +190,7 @@ CORTEX_M33 = CycleTable(
     wide_target=1,
     pipelined_loads=True,
     folded_it=True,
+    refill=_REFILL_RANGE,
 )
 
 _M7 = "approximation after published measurements on STM32H7 (quinapalus.com/cm7cycles.html)"

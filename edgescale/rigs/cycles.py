@@ -117,6 +117,9 @@ class Tally:
     flash_stalls: npt.NDArray[np.int64]
     """Of the cycles, those spent waiting for flash."""
     unknown: tuple[str, ...]
+    bounds: tuple[int, int]
+    """Cycles of the whole run at the kindest and the harshest reading of what the manuals leave open: the pipeline
+    refill (`CycleTable.refill`), and flash that never makes the core wait or does as modelled."""
 
 
 def tally(
@@ -136,6 +139,7 @@ def tally(
     cycles = np.zeros(layers + 1, np.int64)
     stalls = np.zeros(layers + 1, np.int64)
     unknown: set[str] = set()
+    jumps = 0
     costs: dict[tuple[int, int], BlockCost] = {}
     for record in records:
         key = (int(record["address"]), int(record["size"]))
@@ -150,10 +154,13 @@ def tally(
         wait += round(int(record["stream_misses"]) * max(0.0, flash.wait_states + 1 - hidden))
         spent = entries * cost.cycles + wait
         if table.mispredict is None:
+            jumps += taken if cost.taken else 0
             spent += taken * cost.taken + table.wide_target * int(record["wide_unaligned"])
         else:
             spent += table.mispredict * int(record["mispredicted"])
         instructions[layer] += entries * cost.instructions
         cycles[layer] += spent
         stalls[layer] += wait
-    return Tally(instructions, cycles, stalls, tuple(sorted(unknown)))
+    total, waits = int(cycles.sum()), int(stalls.sum())
+    bounds = total - waits - table.refill[0] * jumps, total + table.refill[1] * jumps
+    return Tally(instructions, cycles, stalls, tuple(sorted(unknown)), bounds)

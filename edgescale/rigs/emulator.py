@@ -24,7 +24,14 @@ from edgescale.core.target import MemoryRegion, Target
 from edgescale.core.variant import Artifact
 from edgescale.rigs.cycle_tables import TABLES, CycleTable
 from edgescale.rigs.cycles import Tally, tally
-from edgescale.rigs.figures import check_options, instruction_limit, memory_figures, whole_number
+from edgescale.rigs.figures import (
+    check_options,
+    instruction_limit,
+    kernel_text,
+    memory_figures,
+    static_figures,
+    whole_number,
+)
 from edgescale.rigs.image import Image, build_image, region
 from edgescale.rigs.machine import CORES, Machine, MemoryLimits
 from edgescale.rigs.ports import check_stored, from_stored, single_input, to_stored
@@ -160,7 +167,11 @@ def _measurement(
     cycles, instructions = int(worst.tally.cycles.sum()), int(worst.tally.instructions.sum())
     memory, unavailable = memory_figures(artifact, emulated.image, target, max(r.stack for r in runs))
     stalls = int(worst.tally.flash_stalls.sum())
-    model = f"{table.core} cycle table{', approximate' if table.approximate else ''}; {stalls:,} cycles wait for flash"
+    low, high = worst.tally.bounds
+    model = (
+        f"{table.core} cycle table{', approximate' if table.approximate else ''}; {stalls:,} cycles wait for flash; "
+        f"{low:,} to {high:,} cycles over what the manuals leave open"
+    )
     least = min(int(r.tally.instructions.sum()) for r in runs)
     counted = f"the most of {len(runs)} inputs; the least is {least:,}" if len(runs) > 1 else "one input"
     metrics = {
@@ -198,8 +209,9 @@ def _layer_figures(emulated: Emulated, run: Tally, clock: int) -> tuple[LayerFig
                 "instructions": Quantity(int(run.instructions[index]), "1", "emulated", "with the functions it calls"),
                 "cycles": Quantity(cycles, "1", "modelled"),
                 "latency": Quantity(cycles / clock * 1e3, "ms", "modelled"),
+                **static_figures(layer),
             }
-        figures.append(LayerFigures(layer["name"], layer["op"], layer["macs"], metrics, layer.get("kernel", "")))
+        figures.append(LayerFigures(layer["name"], layer["op"], layer["macs"], metrics, kernel_text(layer)))
     return tuple(figures)
 
 

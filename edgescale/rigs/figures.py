@@ -26,6 +26,20 @@ def whole_number(options: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
+def kernel_text(layer: Mapping[str, Any]) -> str:
+    """A layer's kernel, and in brackets why it is not one of the target's own family."""
+    name, reason = layer.get("kernel", ""), layer.get("reason", "")
+    return f"{name} ({reason})" if reason else name
+
+
+def static_figures(layer: Mapping[str, Any]) -> dict[str, Quantity]:
+    """Figures of a layer that follow from the program alone."""
+    if "bytes" not in layer:
+        return {}
+    note = "inputs, output and weights, each once a call"
+    return {"traffic": Quantity(int(layer["bytes"]), "B", "modelled", note)}
+
+
 def instruction_limit(artifact: Artifact) -> int:
     """Far above any kernel, soft-float included (about 200 instructions a MAC), yet ends a runaway in seconds."""
     return 100_000_000 + 1000 * sum(int(layer["macs"]) for layer in artifact.meta["layers"])

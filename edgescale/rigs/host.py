@@ -63,7 +63,7 @@ class HostRig:
         if options.get("threads") is not None:
             session["intra_op_num_threads"] = options["threads"]
         seconds = float(options.get("max_seconds") or MAX_SECONDS)
-        feed = _samples_for(_open(artifact), samples.head(64).fed())
+        feed = _samples_for(open_session(_model_path(artifact), session), samples.head(64).fed())
         before = _load_average()
         with tempfile.TemporaryDirectory(prefix="edgescale-host-") as scratch:
             result = _run_child(_model_path(artifact), session, feed, seconds, Path(scratch))
@@ -123,6 +123,7 @@ _INPUT_TYPES = {
     "tensor(float16)": np.float16,
     "tensor(uint8)": np.uint8,
     "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,

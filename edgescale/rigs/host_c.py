@@ -66,7 +66,7 @@ def build_host_library(artifact: Artifact) -> Path:
 
 
 def raw_executor(artifact: Artifact) -> Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]:
-    """Samples and outputs in stored units (int8 or float32), for comparison bit for bit."""
+    """Samples and outputs in stored units (int8, int16 or float32), for comparison bit for bit."""
     return HostModel(artifact).run_stored
 
 

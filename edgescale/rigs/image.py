@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from edgescale.core.errors import InfeasibleError, RigError, UsageError
 from edgescale.core.files import firmware_root, sha256_file, sha256_tree, write_whole
@@ -169,11 +171,11 @@ def _build(
     try:
         compiler.run([*link, *objects, *compiler.libraries, "-o", _IMAGE], what, out)
     except CompilerError as failure:
-        _raise_overflow(failure, target, [read_elf(out / name) for name in objects])
+        _raise_overflow(failure, target, [read_elf(out / name) for name in objects], artifact.meta.get("peak", {}))
         raise
 
 
-def _raise_overflow(failure: CompilerError, target: Target, objects: list[Elf]) -> None:
+def _raise_overflow(failure: CompilerError, target: Target, objects: list[Elf], peak: Mapping[str, Any]) -> None:
     """Turn the linker's overflow message into one a user can act on; return where it is another failure."""
     over: dict[str, int] = {}
     for match in _OVERFLOW.finditer(failure.output):
@@ -187,6 +189,8 @@ def _raise_overflow(failure: CompilerError, target: Target, objects: list[Elf]) 
         text = f"{memory} ({where.length:,} B) overflows by {excess:,} B"
         if largest := largest_objects(objects, writable=memory == "ram"):
             text += f"; the largest part is {largest[0].name} ({largest[0].size:,} B)"
+            if largest[0].name.endswith("_arena") and peak:
+                text += f", fullest in layer {peak['layer']} ({peak['bytes']:,} B)"
         parts.append(text)
     if parts:
         raise InfeasibleError(f"{target.name}: the image does not fit: {'. '.join(parts)}") from failure

@@ -98,12 +98,16 @@ class _Graph:
         return None
 
     def macs(self, name: str) -> int:
-        """Multiply-accumulates for one sample of a Conv, Gemm or MatMul with static shapes, else 0."""
+        """Multiply-accumulates for one sample of a Conv, Gemm, MatMul, LSTM or GRU with static shapes, else 0."""
         node = self._nodes.get(name)
         return _macs(node, self._shapes) if node is not None else 0
 
 
 def _macs(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+    if node.op_type in ("LSTM", "GRU"):
+        x, *matrices = (shapes.get(name, ()) for name in node.input[:3])
+        late = any(a.name == "layout" and a.i for a in node.attribute)
+        return (x[1 if late else 0] if len(x) == 3 else 0) * sum(map(math.prod, matrices))
     if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
         return 0
     weights, out = shapes.get(node.input[1], ()), shapes.get(node.output[0], ())

@@ -14,7 +14,7 @@ from edgescale.core.variant import Artifact
 PortMeta = Mapping[str, Any]
 """An entry of `inputs` or `outputs` in artifact.json: accessor, bytes, dtype, scale, zero_point, shape, axes,
 stored_shape. stored = onnx_value.transpose(axes).reshape(stored_shape). `value_dtype`, where it is noted, is the
-type of the model's own value: float32, or the integers themselves (int8, uint8)."""
+type of the model's own value: float32, or the integers themselves (int8, uint8, int16)."""
 
 
 def single_input(artifact: Artifact) -> PortMeta:
@@ -28,11 +28,11 @@ def single_input(artifact: Artifact) -> PortMeta:
 
 
 def to_stored(port: PortMeta, x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Samples as the model takes them [n, *shape[1:]] -> stored units [n, *stored_shape[1:]] (int8 or float32).
+    """Samples as the model takes them [n, *shape[1:]] -> stored units [n, *stored_shape[1:]] (int8, int16 or float32).
 
-    Real values become int8 as by ONNX's QuantizeLinear: x / scale rounded half to even, plus the zero-point,
-    saturated, in float32. Samples of an int8 port that are int8 or uint8 are the model's own integers: they are
-    stored as they are, uint8 less 128.
+    Real values become integers as by ONNX's QuantizeLinear: x / scale rounded half to even, plus the zero-point,
+    saturated, in float32. Samples of an int8 port that are int8 or uint8, and of an int16 port that are int16, are
+    the model's own integers: they are stored as they are, uint8 less 128.
     """
     shape = tuple(port["shape"])
     if x.shape[1:] != shape[1:]:
@@ -42,11 +42,14 @@ def to_stored(port: PortMeta, x: npt.NDArray[np.generic]) -> npt.NDArray[np.gene
     if port["dtype"] == "int8" and moved.dtype in (np.int8, np.uint8) and port.get("value_dtype") != "float32":
         offset = 128 if moved.dtype == np.uint8 else 0
         return np.ascontiguousarray((moved.astype(np.int16) - offset).astype(np.int8))
+    if port["dtype"] == "int16" and moved.dtype == np.int16 and port.get("value_dtype") != "float32":
+        return np.ascontiguousarray(moved)
     values = np.ascontiguousarray(moved, np.float32)
     if port["dtype"] == "float32":
         return values
     quantized = np.rint(values / np.float32(port["scale"])) + np.float32(port["zero_point"])
-    clipped: npt.NDArray[np.generic] = np.clip(quantized, -128, 127).astype(np.int8)
+    limits = np.iinfo(port["dtype"])
+    clipped: npt.NDArray[np.generic] = np.clip(quantized, limits.min, limits.max).astype(port["dtype"])
     return clipped
 
 

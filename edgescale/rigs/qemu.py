@@ -23,7 +23,14 @@ from edgescale.core.protocols import Executor
 from edgescale.core.quantity import Quantity
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact
-from edgescale.rigs.figures import check_options, instruction_limit, memory_figures, whole_number
+from edgescale.rigs.figures import (
+    check_options,
+    instruction_limit,
+    kernel_text,
+    memory_figures,
+    static_figures,
+    whole_number,
+)
 from edgescale.rigs.ports import check_stored, from_stored, to_stored
 from edgescale.rigs.qemu_boards import BOARDS, INSTALL
 from edgescale.rigs.qemu_model import Limits, Loaded
@@ -126,7 +133,8 @@ def _layers(loaded: Loaded, counts: npt.NDArray[np.uint64] | None) -> tuple[Laye
         metrics = {}
         if symbol is not None and counts is not None:
             metrics["instructions"] = Quantity(int(counts[index]), "1", "emulated", "with the functions it calls")
-        figures.append(LayerFigures(layer["name"], layer["op"], layer["macs"], metrics, layer.get("kernel", "")))
+            metrics |= static_figures(layer)
+        figures.append(LayerFigures(layer["name"], layer["op"], layer["macs"], metrics, kernel_text(layer)))
     return tuple(figures)
 
 

@@ -14,7 +14,7 @@ _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 
 def output_units(model: Path) -> tuple[float, int] | None:
-    """(scale, zero-point) of the first output of an ONNX file where it is int8 or uint8; None for other outputs.
+    """(scale, zero-point) of the first output of an ONNX file where it is int8, uint8 or int16; None for other outputs.
 
     Follows the output back over what only moves elements to its QuantizeLinear. Raises UnsupportedModelError
     where an integer output has no constant units of one scale.
@@ -27,7 +27,7 @@ def output_units(model: Path) -> tuple[float, int] | None:
     model_states = decode_states({entry.key: entry.value for entry in loaded.metadata_props}, model.name)
     held = {state.output for state in model_states}
     output = next(port for port in graph.output if port.name not in held)
-    if output.type.tensor_type.elem_type not in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
+    if output.type.tensor_type.elem_type not in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16):
         return None
     makers = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}

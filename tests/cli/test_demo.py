@@ -38,5 +38,5 @@ def test_the_demo_meets_its_budgets_and_its_bundle_serves(
     served = json.loads(edgescale("run", out / "bundle", "--input", test, "--json").out)
     assert served["top1"] >= 0.92
     tight = json.loads(edgescale("run", out / "bundle", "--input", test, "--budget", "flash<=30KiB", "--json").out)
-    assert tight["variant"] == "fashion_small-fp32"
+    assert tight["variant"] == "fashion_small-w8a8"
     assert tight["met"]

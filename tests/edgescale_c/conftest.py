@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from edgescale_c.generate import Generated, generate
 
-from edgescale.core.files import firmware_root
+from edgescale.core.files import firmware_root, sha256_tree
+from edgescale.core.target import load_target
+from edgescale.core.variant import Artifact
 from edgescale.lower import reference
-from edgescale.lower.program import Port, Program, Tensor
+from edgescale.lower.program import LIMITS, Port, Program, Tensor
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wpedantic", "-Werror")
 ARMV6M = ("-DES_NO_SMULL", "-DES_NO_DIVIDE", "-DES_TILE_PIXELS=1")
@@ -131,26 +134,91 @@ class Harness:
         for port in program.inputs:
             tensor = program.tensors[port.tensor]
             shape = (count, *tensor.shape[1:])
-            if tensor.dtype == "int8":
-                values = rng.integers(-128, 128, shape).astype(np.int8)
-                values[0] = rng.choice(np.array([-128, 127], np.int8), shape[1:])
-                values[1] = 127
+            if tensor.dtype in LIMITS:
+                least, most = LIMITS[tensor.dtype]
+                values = rng.integers(least, most + 1, shape).astype(tensor.dtype)
+                values[0] = rng.choice(np.array([least, most], tensor.dtype), shape[1:])
+                values[1] = most
             else:
                 values = rng.normal(0, 3, shape).astype(np.float32)
             made[port.tensor] = values
         return made
 
     def check(self, built: Built, seed: int = 0) -> None:
-        """Every program's outputs equal the reference: int8 bit for bit, float32 to rounding."""
+        """Every program's outputs equal the reference: integers bit for bit, float32 to rounding."""
         for index, program in enumerate(built.programs):
             given = self.inputs(program, np.random.default_rng(seed + index))
             wanted = reference.run(program, given)
             for name, value in built.run(index, given).items():
                 message = f"{program.layers}\n{built.generated[index].plan}"
-                if value.dtype == np.int8:
+                if value.dtype.kind == "i":
                     np.testing.assert_array_equal(value, wanted[name], err_msg=message)
                 else:
                     np.testing.assert_allclose(value, wanted[name], rtol=2e-5, atol=2e-5, err_msg=message)
+
+    def one_artifact(self, programs: list[Program], made: list[Generated], family: str) -> Artifact:
+        """All programs behind one input and one output: the bytes of each, in turn."""
+        folder = self.new_folder()
+        self.write(programs, folder, family=family)
+        sizes = [[sum(port["bytes"] for port in one.meta[kind]) for one in made] for kind in ("inputs", "outputs")]
+        steps = []
+        for one in made:
+            moves = [
+                f"move({port['accessor']}(), x, {port['bytes']}); x += {port['bytes']};" for port in one.meta["inputs"]
+            ]
+            moves.append(f"es_{one.meta['symbol']}_run();")
+            moves += [f"move(y, {p['accessor']}(), {p['bytes']}); y += {p['bytes']};" for p in one.meta["outputs"]]
+            steps.append("    " + " ".join(moves))
+        text = f"""#include "all.c"
+static int8_t all_in[{sum(sizes[0])}], all_out[{sum(sizes[1])}];
+int8_t *es_all_input(void);
+const int8_t *es_all_output(void);
+void es_all_run(void);
+int8_t *es_all_input(void) {{ return all_in; }}
+const int8_t *es_all_output(void) {{ return all_out; }}
+static void move(int8_t *to, const int8_t *from, int n) {{ while (n-- > 0) *to++ = *from++; }}
+void es_all_run(void)
+{{
+    const int8_t *x = all_in;
+    int8_t *y = all_out;
+{chr(10).join(steps)}
+}}
+"""
+        (folder / "es_all.c").write_text(text)
+
+        def port(accessor: str, size: int) -> dict:
+            shape = [1, size]
+            return {
+                "name": accessor, "accessor": accessor, "bytes": size, "dtype": "int8", "scale": 1.0, "zero_point": 0,
+                "shape": shape, "axes": [0, 1], "stored_shape": shape,
+            }  # fmt: skip
+
+        meta = {
+            "symbol": "all", "sources": ["es_all.c"], "header": "all.c", "arena_bytes": 0, "weights_bytes": 0,
+            "inputs": [port("es_all_input", sum(sizes[0]))], "outputs": [port("es_all_output", sum(sizes[1]))],
+            "layers": [layer for one in made for layer in one.meta["layers"]],
+        }  # fmt: skip
+        (folder / "artifact.json").write_text(json.dumps(meta))
+        return Artifact("all", "any", "edgescale_c", "c", folder, sha256_tree(folder), meta)
+
+    def check_emulated(self, built: Built, core: str, seed: int, family: str, compiler: str = "zig") -> None:
+        """As `check`, on an emulated core: all programs are one image, for the kernels of `family`."""
+        from edgescale.rigs import get_rig
+
+        target = load_target(core)
+        target = replace(target, toolchain=replace(target.toolchain, compiler=compiler))
+        given_inputs = [self.inputs(p, np.random.default_rng(seed + i)) for i, p in enumerate(built.programs)]
+        wanted = [reference.run(p, x) for p, x in zip(built.programs, given_inputs, strict=True)]
+        stored = np.concatenate([v.reshape(len(v), -1) for x in given_inputs for v in x.values()], axis=1)
+        expected = np.concatenate([v.reshape(len(v), -1) for x in wanted for v in x.values()], axis=1)
+        artifact = self.one_artifact(built.programs, built.generated, family)
+        got = get_rig(target.rig).raw_executor(artifact, target)(stored)
+        at = 0
+        for program, outputs in zip(built.programs, wanted, strict=True):
+            size = sum(v[0].size for v in outputs.values())
+            part = slice(at, at + size)
+            np.testing.assert_array_equal(got[:, part], expected[:, part], err_msg=f"{core}, {compiler}: {program}")
+            at += size
 
     def program(self, layers, inputs: list[Tensor], *others: Tensor, outputs: list[str] | None = None) -> Program:
         """A program of `layers`; the last layer's output is the graph's unless `outputs` says otherwise."""

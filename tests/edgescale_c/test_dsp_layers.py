@@ -7,17 +7,12 @@ image whose input and output are those of all programs, one after the other.
 from __future__ import annotations
 
 import importlib.util
-import json
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from edgescale.core.files import sha256_tree
-from edgescale.core.target import load_target
-from edgescale.core.variant import Artifact
-from edgescale.lower import reference
 from edgescale.lower.integer import add_rescaling
 from edgescale.lower.program import Add, Conv2D, DepthwiseConv2D, FullyConnected, Pool2D, Requant, Tensor
 
@@ -137,70 +132,6 @@ def others(draw):
 KINDS = {"conv": windows(False), "depthwise": windows(True), "dense": dense(), "others": others()}
 
 
-def as_one_artifact(harness, programs, made) -> Artifact:
-    """All programs behind one input and one output: the bytes of each, in turn."""
-    folder = harness.new_folder()
-    harness.write(programs, folder, family="dsp")
-    sizes = [[sum(port["bytes"] for port in one.meta[kind]) for one in made] for kind in ("inputs", "outputs")]
-    steps = []
-    for one in made:
-        moves = [
-            f"move({port['accessor']}(), x, {port['bytes']}); x += {port['bytes']};" for port in one.meta["inputs"]
-        ]
-        moves.append(f"es_{one.meta['symbol']}_run();")
-        moves += [f"move(y, {p['accessor']}(), {p['bytes']}); y += {p['bytes']};" for p in one.meta["outputs"]]
-        steps.append("    " + " ".join(moves))
-    text = f"""#include "all.c"
-static int8_t all_in[{sum(sizes[0])}], all_out[{sum(sizes[1])}];
-int8_t *es_all_input(void);
-const int8_t *es_all_output(void);
-void es_all_run(void);
-int8_t *es_all_input(void) {{ return all_in; }}
-const int8_t *es_all_output(void) {{ return all_out; }}
-static void move(int8_t *to, const int8_t *from, int n) {{ while (n-- > 0) *to++ = *from++; }}
-void es_all_run(void)
-{{
-    const int8_t *x = all_in;
-    int8_t *y = all_out;
-{chr(10).join(steps)}
-}}
-"""
-    (folder / "es_all.c").write_text(text)
-
-    def port(accessor: str, size: int) -> dict:
-        shape = [1, size]
-        return {
-            "name": accessor, "accessor": accessor, "bytes": size, "dtype": "int8", "scale": 1.0, "zero_point": 0,
-            "shape": shape, "axes": [0, 1], "stored_shape": shape,
-        }  # fmt: skip
-
-    meta = {
-        "symbol": "all", "sources": ["es_all.c"], "header": "all.c", "arena_bytes": 0, "weights_bytes": 0,
-        "inputs": [port("es_all_input", sum(sizes[0]))], "outputs": [port("es_all_output", sum(sizes[1]))],
-        "layers": [layer for one in made for layer in one.meta["layers"]],
-    }  # fmt: skip
-    (folder / "artifact.json").write_text(json.dumps(meta))
-    return Artifact("all", "any", "edgescale_c", "c", folder, sha256_tree(folder), meta)
-
-
-def check_emulated(harness, built, core: str, seed: int) -> None:
-    from edgescale.rigs import get_rig
-
-    target = load_target(core)
-    given_inputs = [harness.inputs(p, np.random.default_rng(seed + i)) for i, p in enumerate(built.programs)]
-    wanted = [reference.run(p, x) for p, x in zip(built.programs, given_inputs, strict=True)]
-    stored = np.concatenate([v.reshape(len(v), -1) for x in given_inputs for v in x.values()], axis=1)
-    expected = np.concatenate([v.reshape(len(v), -1) for x in wanted for v in x.values()], axis=1)
-    artifact = as_one_artifact(harness, built.programs, built.generated)
-    got = get_rig(target.rig).raw_executor(artifact, target)(stored)
-    at = 0
-    for program, outputs in zip(built.programs, wanted, strict=True):
-        size = sum(v[0].size for v in outputs.values())
-        part = slice(at, at + size)
-        np.testing.assert_array_equal(got[:, part], expected[:, part], err_msg=f"{core}: {program}")
-        at += size
-
-
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     cache = getattr(request.config, "cache", None)
@@ -220,4 +151,4 @@ def test_dsp_layers_equal_the_reference(shared_harness, kind, data, seed):
     assert sum("dsp" in name for name in names) > 10, [one.meta["layers"][0]["reason"] for one in built.generated]
     harness.check(built, seed)
     if all(importlib.util.find_spec(package) for package in ("unicorn", "ziglang", "capstone", "elftools")):
-        check_emulated(harness, built, CORES[seed % 3], seed)
+        harness.check_emulated(built, CORES[seed % 3], seed, "dsp")

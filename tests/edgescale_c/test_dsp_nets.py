@@ -142,13 +142,33 @@ def test_large_biases_get_centres(harness):
     harness.check(built)
 
 
+@pytest.mark.parametrize("rounding", ["single", "double"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_dense_layers_whose_accumulators_need_24_bits(harness, rounding, per_channel):
+    """Large biases, and sums of many taps: on this machine and on the emulated core."""
+    rng = np.random.default_rng(3)
+    programs = []
+    for outputs, inputs in ((11, 30), (8, 640), (1, 21)):
+        w = rng.integers(-127, 128, (outputs, inputs)).astype(np.int8)
+        bias = rng.integers(-(2**27), 2**27, outputs).astype(np.int32)
+        scaling = scaled(outputs if per_channel else 1, -21, rounding)
+        layer = FullyConnected("fc", ("x",), "y", w, bias, scaling, FULL)
+        programs.append(harness.program([layer], [int8("x", 1, inputs)], int8("y", 1, outputs)))
+    built = harness.build(programs, "-O1", family="dsp")
+    kernels_used = [one.meta["layers"][0]["kernel"] for one in built.generated]
+    assert [kernel.endswith("_wide") for kernel in kernels_used] == [True, True, False]
+    harness.check(built)
+    if EMULATOR:
+        harness.check_emulated(built, M4, 0, "dsp")
+
+
 def test_what_no_dsp_kernel_covers_says_why(harness):
     rng = np.random.default_rng(0)
 
-    def conv(w, bias=0, shift=-9, groups=1):
+    def conv(w, bias=0, shift=-9):
         channels = len(w)
         layer = Conv2D(
-            "c", ("x",), "y", w, np.full(channels, bias, np.int32), (1, 1), (1, 1), (0,) * 4, groups,
+            "c", ("x",), "y", w, np.full(channels, bias, np.int32), (1, 1), (1, 1), (0,) * 4, 1,
             scaled(channels, shift), FULL,
         )  # fmt: skip
         return harness.program([layer], [int8("x", 1, 4, 4, 8)], int8("y", 1, 4, 4, channels))
@@ -157,7 +177,6 @@ def test_what_no_dsp_kernel_covers_says_why(harness):
     bad = w.copy()
     bad[0, 0, 0, 0], bad[1, 0, 0, 0] = -1, -128
     cases = {
-        "2 groups": conv(w[..., :4], groups=2),
         "weights of -128": conv(bad),
         "accumulators reach 2^30": conv(w, bias=2**30),
         "scale with shift 0": conv(w, shift=0),

@@ -95,7 +95,7 @@ def test_shifts_beyond_the_kernels_become_zero():
     scaling = Requant(np.array([2**30, 2**30 + 5], np.int32), np.array([-9, -28], np.int32))
     bounds = np.array([2**20, 2**22])
     made = pack.scales(scaling, tables(scaling, 2**22, "here"), bounds)
-    np.testing.assert_array_equal(made.entries, [[2**30, 0, 8 | 22 << 8]])
+    np.testing.assert_array_equal(made.pairs, [[2**30, 0, 8 | 22 << 8]])
     assert not apply_requant(np.array([[0, 2**22]]), scaling)[0, 1]
 
 

@@ -7,6 +7,8 @@ QEMU: its input and output are those of all programs, one after the other.
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,8 +193,9 @@ def batch_artifact(harness, programs, made) -> Artifact:
     return artifact_of(folder, text, *sizes, [layer for one in made for layer in one.meta["layers"]])
 
 
-def check_emulated(harness, built, seed: int) -> None:
+def check_emulated(harness, built, seed: int, compiler: str = "zig") -> None:
     target = load_target(CORE)
+    target = replace(target, toolchain=replace(target.toolchain, compiler=compiler))
     samples = [harness.inputs(p, np.random.default_rng(seed + i)) for i, p in enumerate(built.programs)]
     wanted = [reference.run(p, x) for p, x in zip(built.programs, samples, strict=True)]
     stored = np.concatenate([v.reshape(len(v), -1) for x in samples for v in x.values()], axis=1)
@@ -202,7 +205,7 @@ def check_emulated(harness, built, seed: int) -> None:
     for program, outputs in zip(built.programs, wanted, strict=True):
         expected = np.concatenate([v.reshape(len(v), -1) for v in outputs.values()], axis=1)
         part = got[:, at : at + expected.shape[1]]
-        np.testing.assert_array_equal(part, expected, err_msg=f"{CORE}: {program}")
+        np.testing.assert_array_equal(part, expected, err_msg=f"{CORE}, {compiler}: {program}")
         at += expected.shape[1]
 
 
@@ -223,6 +226,8 @@ def test_mve_layers_equal_the_reference(shared_harness, kind, data, seed):
     harness.check(built, seed)
     if why_not_emulated() is None:
         check_emulated(harness, built, seed)
+        if shutil.which("arm-none-eabi-gcc"):
+            check_emulated(harness, built, seed, "gcc")
 
 
 REQUANT = """#include "es_mve.h"

@@ -20,6 +20,12 @@ void quantize(const float *x, int8_t *q, int n, float scale, int32_t zero)
 void dequantize(const int8_t *q, float *x, int n, float scale, int32_t zero);
 void dequantize(const int8_t *q, float *x, int n, float scale, int32_t zero)
 { for (int i = 0; i < n; i++) x[i] = es_s8_to_real(q[i], scale, zero); }
+void quantize16(const float *x, int16_t *q, int n, float scale);
+void quantize16(const float *x, int16_t *q, int n, float scale)
+{ for (int i = 0; i < n; i++) q[i] = es_real_to_s16(x[i], scale, 0); }
+void dequantize16(const int16_t *q, float *x, int n, float scale);
+void dequantize16(const int16_t *q, float *x, int n, float scale)
+{ for (int i = 0; i < n; i++) x[i] = es_s16_to_real(q[i], scale, 0); }
 """
 
 
@@ -33,9 +39,9 @@ def library(repository: Path, need, sh, strict: str, tmp_path_factory: pytest.Te
     return ctypes.CDLL(str(folder / "q.so"))
 
 
-def _port(scale: float, zero: int, n: int) -> dict:
+def _port(scale: float, zero: int, n: int, dtype: str = "int8") -> dict:
     shape = [1, n]
-    return {"name": "x", "dtype": "int8", "scale": scale, "zero_point": zero, "shape": shape, "axes": [0, 1],
+    return {"name": "x", "dtype": dtype, "scale": scale, "zero_point": zero, "shape": shape, "axes": [0, 1],
             "stored_shape": shape}  # fmt: skip
 
 
@@ -66,6 +72,18 @@ def test_storing_and_reading_as_the_rigs_do(library, scale: float, zero: int, ha
     real = np.empty(256, np.float32)
     library.dequantize(_pointer(every), _pointer(real), 256, ctypes.c_float(scale), zero)
     assert np.array_equal(real, from_stored(_port(scale, zero, 256), every[None])[0])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(scale=st.floats(2.0**-20, 2.0**10, width=32), halves=st.lists(st.integers(-70000, 70000), min_size=1))
+def test_int16(library, scale: float, halves: list[int]) -> None:
+    x = np.array(halves, np.float32) * np.float32(0.5) * np.float32(scale)
+    q = np.empty(len(x), np.int16)
+    library.quantize16(_pointer(x), _pointer(q), len(x), ctypes.c_float(scale))
+    assert np.array_equal(q, to_stored(_port(scale, 0, len(x), "int16"), x[None])[0])
+    real = np.empty(len(x), np.float32)
+    library.dequantize16(_pointer(q), _pointer(real), len(x), ctypes.c_float(scale))
+    assert np.array_equal(real, from_stored(_port(scale, 0, len(x), "int16"), q[None])[0])
 
 
 def test_not_a_number_saturates_low(library) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from onnx import helper
 
 from edgescale.frontend import describe, load_model
 
@@ -53,3 +55,16 @@ def test_bounds_and_shapes_are_no_parameters(builder, written):
     t = b.node("Clip", ["x", b.const(np.float32(0)), b.const(np.float32(6))])
     b.node("Reshape", [t, b.const(np.array([1, -1]))], out="y")
     assert describe(load_model(written(b.build({"y": ["N", 192]})))).parameters == 0
+
+
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_recurrent_nodes_count_every_step(builder, written, operator, gates):
+    """[1, 3, 8, 8] read as 24 steps of 8 values; Y is left out."""
+    b = builder()
+    t = b.node("Transpose", [b.node("Reshape", ["x", b.const(np.array([1, 24, 8]))])], perm=[1, 0, 2])
+    weights = [b.const(b.normal(1, gates * 5, columns)) for columns in (8, 5)]
+    b.nodes.append(helper.make_node(operator, [t, *weights], ["", "last"], "rnn", hidden_size=5))
+    b.node("Relu", ["last"], out="y")
+    figures = {node.name: node for node in describe(load_model(written(b.build({"y": [1, 1, 5]})))).nodes}
+    assert figures["rnn"].macs == 24 * gates * 5 * (8 + 5)
+    assert figures["rnn"].output_shape == (1, 1, 5) and figures["rnn"].parameters == gates * 5 * 13

@@ -274,9 +274,9 @@ def single(kind: str, build: Callable[[Any], tuple[int, int]]) -> bytes:
     return bytes(writer.data([x], [out]))
 
 
-def _int16(writer: Any) -> tuple[int, int]:
+def _int32(writer: Any) -> tuple[int, int]:
     x = writer.tensor((1, 4), name="x")
-    middle = writer.operator("QUANTIZE", [x], writer.tensor((1, 4), (0.01, 0), kind="INT16", name="wide"))
+    middle = writer.operator("QUANTIZE", [x], writer.tensor((1, 4), (0.01, 0), kind="INT32", name="wide"))
     return x, middle
 
 
@@ -304,7 +304,7 @@ def _nan(writer: Any) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (_int16, ["'wide'", "int16", "activations are float32, or int8 or uint8"]),
+        (_int32, ["'wide'", "int32", "activations are float32, or int8, uint8 or int16"]),
         (_int32_input, ["input 'ids' is int32"]),
         (_batch_of_two, ["'x'", "[2, 4]", "batch 1"]),
         (_per_channel_activation, ["one positive scale", "4 scale(s)"]),

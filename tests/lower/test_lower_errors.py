@@ -68,8 +68,11 @@ CASES: dict[str, tuple[Callable[[Any], str], list[str]]] = {
         lambda g: g.node("Div", "x", np.float32(0), name="the_node"), ["division by 0"]),
     "softmax over the batch is fine, concat is not": (
         lambda g: g.node("Concat", "x", "x", axis=0, name="the_node"), ["axis 0"]),
-    "quantized to 16 bits": (
-        lambda g: g.node("QuantizeLinear", "x", np.float32(0.1), np.int16(0), name="the_node"), ["int16"]),
+    "quantized to unsigned 16 bits": (
+        lambda g: g.node("QuantizeLinear", "x", np.float32(0.1), np.uint16(0), name="the_node"), ["uint16"]),
+    "int16 with a zero-point": (
+        lambda g: g.node("QuantizeLinear", "x", np.float32(0.1), np.int16(-7), name="the_node"),
+        ["zero-point -7", "int16 activations are symmetric"]),
     "quantized per channel": (
         lambda g: g.node("QuantizeLinear", "x", np.full(3, 0.1, np.float32), np.zeros(3, np.uint8), axis=1,
                          name="the_node"), ["3 scales", "one scale a tensor"]),
@@ -165,13 +168,14 @@ def test_input_shapes(tools: Any, shape: tuple[Any, ...], found: str) -> None:
 def test_integer_inputs_and_outputs(tools: Any) -> None:
     g = tools.graph((1, 3))
     g.input("ids", (1, 3), TensorProto.INT64)
-    assert "input 'ids': rule: graph inputs are float32, int8 or uint8; found int64" in refused(
+    assert "input 'ids': rule: graph inputs are float32, int8, uint8 or int16; found int64" in refused(
         tools, _unchecked(g, g.node("Add", "x", g.node("Cast", "ids", to=1)))
     )
     g = tools.graph((1, 3))
     model = _unchecked(g, g.node("Relu", "x"))
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT32
-    assert "graph outputs are float32, or int8 or uint8 behind QuantizeLinear; found int32" in refused(tools, model)
+    message = refused(tools, model)
+    assert "graph outputs are float32, or int8, uint8 or int16 behind QuantizeLinear; found int32" in message
 
 
 def test_an_output_that_is_constant(tools: Any) -> None:

@@ -324,18 +324,43 @@ def test_a_channel_of_zero_weights_keeps_its_bias(tools: Any, rng: np.random.Gen
     assert np.abs(reference.run_real(tools.lower(model), x) - tools.run(model, x)).max() < 0.0201
 
 
-def test_four_bit_weights(tools: Any, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("operator", ["Conv", "depthwise", "Gemm", "MatMul"])
+def test_four_bit_weights(tools: Any, rng: np.random.Generator, operator: str, per_channel: bool) -> None:
+    """The layer says so, holds the integers, and computes what ONNX Runtime does."""
     from onnx import TensorProto, helper
 
-    integers = rng.integers(-8, 8, (2, 3, 1, 1))
-    g = tools.graph((1, 3, 4, 4), opset=21)
-    g.constants.append(helper.make_tensor("w4", TensorProto.INT4, integers.shape, integers.reshape(-1).tolist()))
-    weights = g.node("DequantizeLinear", "w4", np.float32(0.1))
-    model = g.model(g.quantize(g.node("Conv", g.quantize("x", 0.03, 120), weights), 0.05, 128))
+    shape = {"Conv": (2, 3, 1, 1), "depthwise": (3, 1, 2, 2), "Gemm": (5, 7), "MatMul": (7, 5)}[operator]
+    axis = 1 if operator == "MatMul" else 0
+    integers = rng.integers(-8, 8, shape)
+    g = tools.graph((1, 7) if len(shape) == 2 else (1, 3, 4, 4), opset=21)
+    g.constants.append(helper.make_tensor("w4", TensorProto.INT4, shape, integers.reshape(-1).tolist()))
+    scale = rng.uniform(0.05, 0.1, shape[axis]).astype(np.float32) if per_channel else np.float32(0.1)
+    weights = g.node("DequantizeLinear", "w4", scale, **({"axis": axis} if per_channel else {}))
+    options = {"depthwise": {"group": 3}, "Gemm": {"transB": 1}}.get(operator, {})
+    name = "Conv" if operator == "depthwise" else operator
+    model = g.model(g.quantize(g.node(name, g.quantize("x", 0.03, 120), weights, **options), 0.05, 128))
     program = tools.lower(model)
-    assert [layer.op for layer in program.layers] == ["Conv2D"]
-    x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    (layer,) = program.layers
+    assert layer.weight_bits == 4
+    assert sorted(layer.weights.reshape(-1)) == sorted(integers.reshape(-1))
+    x = rng.normal(size=(2, 7) if len(shape) == 2 else (2, 3, 4, 4)).astype(np.float32)
     assert np.abs(reference.run_real(program, x) - tools.run(model, x)).max() < 0.0501
+
+
+def test_wide_values_behind_four_bit_zero_points_stay_bytes(tools: Any, rng: np.random.Generator) -> None:
+    """uint4 around 0 reaches 15, which four bits of two's complement do not hold; around 8 it does not."""
+    from onnx import TensorProto, helper
+
+    for zero, bits in ((0, 8), (8, 4)):
+        g = tools.graph((1, 3, 4, 4), opset=21)
+        g.constants.append(helper.make_tensor("w4", TensorProto.UINT4, (2, 3, 1, 1), [0, 15, 3, 4, 8, 9]))
+        g.constants.append(helper.make_tensor("z4", TensorProto.UINT4, (), [zero]))
+        weights = g.node("DequantizeLinear", "w4", np.float32(0.1), "z4")
+        model = g.model(g.quantize(g.node("Conv", g.quantize("x", 0.03, 120), weights), 0.05, 128))
+        (layer,) = tools.lower(model).layers
+        assert layer.weight_bits == bits
+        np.testing.assert_array_equal(layer.weights.reshape(-1), np.array([0, 15, 3, 4, 8, 9]) - zero)
 
 
 @pytest.mark.parametrize("name", ["fashion_small", "fashion_medium", "fashion_large"])

@@ -63,6 +63,22 @@ def test_five_kinds_of_core_are_covered() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m4-stm32l4r5"])
+def test_stripes_on_the_core_equal_the_reference_in_less_memory(case: Case, core: str) -> None:
+    target = load_target(core)
+    rig = get_rig(target.rig)
+    balanced = case.stages.compile(case.variant, target, "edgescale_c")
+    smallest = case.stages.compile(case.variant, target, "edgescale_c", "smallest")
+    assert smallest.meta["arena_bytes"] < balanced.meta["arena_bytes"]
+    got = rig.raw_executor(smallest, target)(case.stored[:20])
+    np.testing.assert_array_equal(got.reshape(20, -1), case.expected[:20].reshape(20, -1))
+    costs = [
+        rig.measure(artifact, target, case.images.head(1)).metrics["instructions"].value
+        for artifact in (balanced, smallest)
+    ]
+    assert costs[1] <= 1.4 * costs[0]
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_every_core_equals_the_reference_bit_for_bit(case: Case, core: str) -> None:
     target = load_target(core)

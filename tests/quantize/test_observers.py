@@ -147,3 +147,24 @@ def test_dead_and_vanishing_tensors_have_valid_units():
     for low, high in ((0.0, 0.0), (0.0, 1e-40), (-1e-35, 0.0)):
         units = units_of(low, high)
         assert (units.scale, units.zero_point) == (pytest.approx(1 / 255), 0)
+
+
+@pytest.mark.parametrize("name", distributions())
+def test_robust_clips_only_where_that_halves_the_error(name):
+    data = distributions()[name].astype(np.float32).astype(np.float64)
+    h = observed(data)
+    full = (min(data.min(), 0.0), max(data.max(), 0.0))
+    low, high = choose_range(h, Recipe(8, 8, "robust"))
+    best = choose_range(h, Recipe(8, 8, "mse"))
+    gain = quantization_error(data, *full) / max(quantization_error(data, *best), 1e-30)
+    if gain > 2.2:
+        assert (low, high) == best
+    elif gain < 1.8:
+        assert (low, high) == pytest.approx(full)
+
+
+def test_robust_is_the_default_and_leaves_out_one_value_in_millions():
+    data = np.random.default_rng(0).normal(size=2_000_000)
+    assert Recipe(8, 8).observer == "robust"
+    assert choose_range(observed(data), Recipe(8, 8))[1] == pytest.approx(data.max())
+    assert choose_range(observed(np.append(data, 40.0)), Recipe(8, 8))[1] < 20

@@ -223,3 +223,35 @@ def test_the_file_is_compact(tmp_path):
     calibration = load_dataset(str(EXAMPLES / "calibration.npz"), model)
     save_model(quantize(model, calibration.head(32), parse_recipe("w8a8")), tmp_path / "q.onnx")
     assert (tmp_path / "q.onnx").stat().st_size <= 0.35 * path.stat().st_size
+
+
+def test_what_is_dropped_for_size_changes_nothing(net, loaded, images, run):
+    """A model with every default spelled out and long names computes the same after it lost both."""
+    from edgescale.quantize.compact import Compact
+
+    n = net(3)
+    t = n.relu(n.conv("x", 3, 8, auto_pad="NOTSET", dilations=[1, 1], kernel_shape=[3, 3], strides=[1, 1]))
+    t = n.node("AveragePool", [t], kernel_shape=[2, 2], strides=[2, 2], count_include_pad=0, pads=[0, 0, 0, 0])
+    out = n.gemm(n.node("Flatten", [t]), 288, 5, alpha=1.0, beta=1.0, transA=0)
+    proto = n.proto(out)
+    model = loaded(proto)
+    graph = model.ir.clone()
+    names = [node.name for node in graph.graph]
+    Compact()(graph)
+    after = onnx_ir.to_proto(graph)
+    assert [node.name for node in after.graph.node] == names
+    assert [v.name for v in after.graph.output] == [v.name for v in proto.graph.output]
+    assert sum(len(node.attribute) for node in after.graph.node) < sum(len(node.attribute) for node in proto.graph.node)
+    np.testing.assert_allclose(run(after, images().x)[0], run(proto, images().x)[0], atol=1e-5)
+
+
+def test_layers_whose_first_axis_is_not_the_batch(net, loaded, images, run, cosine):
+    """Sequences first, as recurrent exports have it: samples then are walked one by one and kept apart."""
+    n = net(5)
+    t = n.node("Transpose", [n.relu(n.conv("x", 3, 8, pads=[0, 0, 0, 0]))], perm=[2, 3, 0, 1])  # [10, 10, 1, 8]
+    t = n.node("MatMul", [t, n.const(n.weights(8, 12, fan=8))])
+    t = n.node("Transpose", [t], perm=[2, 3, 0, 1])
+    out = n.gemm(n.node("Flatten", [n.node("GlobalAveragePool", [n.relu(t)])]), 12, 5)
+    proto = n.proto(out, opset=21)
+    made = onnx_ir.to_proto(quantize(loaded(proto), images(), parse_recipe("w4a8")))
+    assert cosine(run(proto, images().x)[0], run(made, images().x)[0]) > 0.99

@@ -17,7 +17,7 @@ def _meta(rows: list[tuple[int, int, int, int]]) -> dict[str, Any]:
         {"tensor": f"t{i}", "offset": offset, "bytes": size, "first": min(a, b), "last": max(a, b)}
         for i, (offset, size, a, b) in enumerate(rows)
     ]
-    layers = [{"symbol": f"es_net_l{index:03d}_x", "name": f"layer{index}"} for index in (0, 1, 3, 4)]
+    layers = [{"steps": [index], "name": f"layer{index}"} for index in (0, 1, 3, 4)]
     return {"plan": plan, "layers": layers, "arena_bytes": 130, "arena_lower_bound": 1}
 
 
@@ -31,6 +31,15 @@ def test_bytes_in_use_equal_a_count_of_single_bytes(rows: list[tuple[int, int, i
         used = {byte for r in alive for byte in range(r["offset"], r["offset"] + r["bytes"])}
         assert moment.live == len(used)
     assert peak(found).live == max(m.live for m in found)
+
+
+def test_a_layer_in_stripes_shows_the_fullest() -> None:
+    meta = _meta([(0, 10, 0, 0), (0, 30, 2, 2), (0, 20, 4, 4)])
+    meta["layers"] = [{"steps": [0, 2, 4], "name": "striped"}]
+    assert [m.live for m in moments(meta)] == [30]
+    region = {"stripes": 3, "halo": "held", "first": "a", "last": "b", "layers": 2, "extra_macs": 0, "moved_bytes": 7}
+    meta["memory"] = {"mode": "smallest", "regions": [region]}
+    assert "in 3 stripes, held halo: a to b" in str(arena_table(meta).caption)
 
 
 def test_the_picture_marks_the_peak_and_where_memory_is_free() -> None:

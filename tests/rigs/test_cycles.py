@@ -145,3 +145,5 @@ def test_tally_adds_blocks_jumps_and_waits() -> None:
     assert result.instructions.tolist() == [0, 30, 0]
     assert result.cycles.tolist() == [0, 10 * (3 + 1) + 9 * 2 + 4 * 3, 0]
     assert result.flash_stalls.tolist() == [0, 12, 0]
+    # A refill takes 1 to 3 cycles, and flash need not make the core wait.
+    assert result.bounds == (10 * (3 + 1) + 9 * 1, 10 * (3 + 1) + 9 * 3 + 4 * 3)

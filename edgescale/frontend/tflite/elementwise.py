@@ -22,7 +22,7 @@ _BINARY = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul"}
 
 @handles("ADD", "SUB", "MUL")
 def binary(graph: Graph, op: Operator) -> None:
-    """Two activations, or one and a constant, that broadcast; both and the output float32 or of one 8-bit type (a
+    """Two activations, or one and a constant, that broadcast; both and the output float32 or of one integer type (a
     constant, or a smaller operand, minus an activation is computed in float32)."""
     operands(graph, op, 2)
     made = result(graph, op)
@@ -31,12 +31,20 @@ def binary(graph: Graph, op: Operator) -> None:
         raise Refusal("at least one operand is computed", "two constants")
     for index in fed:
         same_kind(activation(graph, index), made)
+    if made.kind == "INT16" and op.options.get("PotScaleInt16", 0) and _powers_of_two(graph, op):
+        raise Refusal("pot_scale_int16 is off where all scales are powers of two", "on")
     layout = graph.layout_of(fed) if len(made.shape) == 4 else "last"
     inputs = [
         graph.real(index, layout) if index in fed else _constant(graph, graph.tensor(index), made, layout)
         for index in op.inputs
     ]
     finish(graph, op, layout, _BINARY[op.kind], inputs)
+
+
+def _powers_of_two(graph: Graph, op: Operator) -> bool:
+    """Whether all scales are powers of two: then LiteRT adds int16 by shifts, where the option says so."""
+    scales = [float(graph.quantization(index).scale[0]) for index in (*op.inputs, *op.outputs)]
+    return all(np.frexp(scale)[0] == 0.5 for scale in scales)
 
 
 def _constant(graph: Graph, tensor: Tensor, made: Tensor, layout: Layout) -> str:
@@ -56,16 +64,17 @@ def _constant(graph: Graph, tensor: Tensor, made: Tensor, layout: Layout) -> str
     if tensor.data is None or tensor.kind != made.kind:
         raise Refusal("inputs and output have one type", f"{made.kind.lower()} and {tensor.kind.lower()}")
     scale, zero = graph.units(tensor.index)
-    # As activations are written: int8 as uint8.
-    shift = 128 if made.kind == "INT8" else 0
-    stored = graph.constant(name, (arranged(tensor.data).astype(np.int16) + shift).astype(np.uint8))
+    values = arranged(tensor.data)
+    if made.kind == "INT8":
+        values = (values.astype(np.int16) + 128).astype(np.uint8)  # as activations are written
+    stored = graph.constant(name, values)
     label = f"{graph.readable(tensor.index)}/DequantizeLinear"
     return graph.node("DequantizeLinear", [stored, scale, zero], graph.unique(f"{name}/dequantized"), label=label)
 
 
 @handles("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
 def clamp(graph: Graph, op: Operator) -> None:
-    """Any shape, float32 or 8 bits."""
+    """Any shape, float32 or integers."""
     layout = _unary(graph, op)
     made = graph.result_name(op.outputs[0], layout)
     clip(graph, graph.real(op.inputs[0], layout), op.kind, made, graph.operator)
@@ -77,7 +86,7 @@ _FUNCTIONS = {"LOGISTIC": "Sigmoid", "TANH": "Tanh", "HARD_SWISH": "HardSwish"}
 
 @handles("LOGISTIC", "TANH", "HARD_SWISH")
 def function(graph: Graph, op: Operator) -> None:
-    """Any shape, float32 or 8 bits."""
+    """Any shape, float32, 8 bits or (LOGISTIC and TANH) int16."""
     layout = _unary(graph, op)
     finish(graph, op, layout, _FUNCTIONS[op.kind], [graph.real(op.inputs[0], layout)])
 
@@ -104,11 +113,11 @@ def _unary(graph: Graph, op: Operator) -> Layout:
 
 @handles("QUANTIZE")
 def quantize(graph: Graph, op: Operator) -> None:
-    """float32 to 8 bits (halves to even, as ONNX rounds; LiteRT: away from zero), or 8 bits to other units."""
+    """float32 to 8 or 16 bits (halves to even, as ONNX rounds; LiteRT: away from zero), or either to other units."""
     operands(graph, op, 1)
     activation(graph, op.inputs[0])
     if not result(graph, op).quantized:
-        raise Refusal("an output of 8 bits", "float32")
+        raise Refusal("an output of 8 or 16 bits", "float32")
     layout = graph.native(op.inputs[0])
     value = graph.real(op.inputs[0], layout)
     scale, zero = graph.units(op.outputs[0])
@@ -121,7 +130,7 @@ def quantize(graph: Graph, op: Operator) -> None:
 
 @handles("DEQUANTIZE")
 def dequantize(graph: Graph, op: Operator) -> None:
-    """8-bit activations to float32; constants of 8 bits or float16."""
+    """8- and 16-bit activations to float32; constants of 8 bits or float16."""
     (source,) = operands(graph, op, 1)
     made = result(graph, op)
     if made.kind != "FLOAT32" or source is None:
@@ -130,7 +139,7 @@ def dequantize(graph: Graph, op: Operator) -> None:
         graph.make_constant(op.outputs[0], real_array(source))
         return
     if not activation(graph, op.inputs[0]).quantized:
-        raise Refusal("an input of 8 bits, or a constant of float16", source.kind.lower())
+        raise Refusal("an input of 8 or 16 bits, or a constant of float16", source.kind.lower())
     layout = graph.native(op.inputs[0])
     scale, zero = graph.units(op.inputs[0])
     stored = graph.stored(op.inputs[0], layout)

@@ -6,7 +6,7 @@ LiteRT does. Rank-4 tensors may be held channels-last (the file's order) or chan
 operators take); the other layout is a Transpose, made when somebody asks for it.
 
 Between the ports int8 is written as uint8, 128 added to integers and zero-point: the same numbers to the lowering,
-and the form that ONNX Runtime fuses on every processor.
+and the form that ONNX Runtime fuses on every processor. int16 stays as it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgescale.core.state import StateSpec
 from edgescale.frontend.tflite.reader import File, Quantization, Tensor
 
 Array = npt.NDArray[np.generic]
@@ -31,7 +32,12 @@ TO_LAST = (0, 2, 3, 1)
 FIRST_OF_LAST = (0, 2, 3, 1)
 """Axis of the channels-last tensor -> the same axis of the channels-first one."""
 
-ELEMENTS = {"FLOAT32": TensorProto.FLOAT, "INT8": TensorProto.INT8, "UINT8": TensorProto.UINT8}
+ELEMENTS = {
+    "FLOAT32": TensorProto.FLOAT,
+    "INT8": TensorProto.INT8,
+    "UINT8": TensorProto.UINT8,
+    "INT16": TensorProto.INT16,
+}
 """Types of activations."""
 
 
@@ -64,6 +70,9 @@ class Graph:
         self.handles: dict[int, str] = {}
         """Resource tensor -> variable."""
         self.variables: dict[str, Variable] = {}
+        self.state_ports: dict[int, str] = {}
+        """Variable tensor of a recurrent operator -> the ONNX input that holds it."""
+        self.recurrent_states: list[StateSpec] = []
         self._used: set[str] = set()
         self._labels: set[str] = set()
         self._values: dict[tuple[int, Layout, bool], str] = {}
@@ -253,20 +262,23 @@ class Graph:
         return self.node("QuantizeLinear", [real, scale, after], made, label=f"{label}/QuantizeLinear")
 
     def units(self, index: int, gain: float = 1.0) -> tuple[str, str]:
-        """Initializers of an activation's scale (times gain) and zero-point, the latter as uint8."""
+        """Initializers of an activation's scale (times gain) and zero-point, the latter as uint8 or int16."""
         tensor = self.tensor(index)
         found = self.quantization(index)
-        signed = tensor.kind != "UINT8"
-        limits = np.iinfo(np.int8 if signed else np.uint8)
+        least, most = {"UINT8": (0, 255), "INT16": (0, 0)}.get(tensor.kind, (-128, 127))
         zero = int(found.zero_point[0])
-        if found.scale.size != 1 or not found.scale[0] > 0 or not limits.min <= zero <= limits.max:
+        if found.scale.size != 1 or not found.scale[0] > 0 or not least <= zero <= most:
+            points = f"from {least} to {most}" if most else "of 0"
             raise Refusal(
-                f"an activation has one positive scale and a zero-point from {limits.min} to {limits.max}",
+                f"an activation has one positive scale and a zero-point {points}",
                 f"{tensor.name!r} with {found.scale.size} scale(s), first {found.scale[0]:g}, and zero-point {zero}",
             )
         name = self._names[index]
         scale = np.float32(found.scale[0] * np.float64(gain))
-        point = np.asarray(zero + 128 if signed else zero, np.uint8)
+        if tensor.kind == "INT16":
+            point = np.asarray(0, np.int16)
+        else:
+            point = np.asarray(zero if tensor.kind == "UINT8" else zero + 128, np.uint8)
         return self.constant(f"{name}/scale", scale), self.constant(f"{name}/zero_point", point)
 
     def quantization(self, index: int) -> Quantization:

@@ -11,7 +11,16 @@ import numpy as np
 
 from edgescale.frontend.tflite.graph import FIRST_OF_LAST, Graph, Refusal
 from edgescale.frontend.tflite.reader import Operator, Tensor
-from edgescale.frontend.tflite.registry import activation, finish, handles, numbers, operands, result, same_kind
+from edgescale.frontend.tflite.registry import (
+    activation,
+    finish,
+    handles,
+    numbers,
+    one_scale,
+    operands,
+    result,
+    same_kind,
+)
 
 
 @handles("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
@@ -83,12 +92,13 @@ def _filler(graph: Graph, op: Operator, source: Tensor, value: Tensor | None) ->
 
 @handles("CONCATENATION")
 def concatenation(graph: Graph, op: Operator) -> None:
-    """Activations along any axis but the batch, float32 or of one 8-bit type."""
+    """Activations along any axis but the batch, float32 or of one integer type; int16 of one scale."""
     made = result(graph, op)
     if not op.inputs:
         raise Refusal("at least one input", "none")
     tensors = [activation(graph, index) for index in op.inputs if index >= 0]
     same_kind(made, *tensors)
+    one_scale(graph, made, *tensors)
     rank, axis = len(made.shape), int(op.options.get("Axis", 0))
     if len(tensors) != len(op.inputs) or not -rank <= axis < rank or axis % rank == 0:
         raise Refusal("an axis behind the batch", f"axis {axis} of {list(made.shape)}")

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import MissingDependencyError, UnsupportedModelError
-from edgescale.frontend.tflite.options import OPTIONS
+from edgescale.frontend.tflite.options import OPTIONS, REAL_OPTIONS
 
 Array = npt.NDArray[np.generic]
 
@@ -68,8 +68,8 @@ class Tensor:
 
     @property
     def quantized(self) -> bool:
-        """Whether the tensor holds 8-bit integers with a scale."""
-        return self.quantization is not None and self.kind in ("INT8", "UINT8", "INT4")
+        """Whether the tensor holds integers of up to 16 bits with a scale."""
+        return self.quantization is not None and self.kind in ("INT8", "UINT8", "INT4", "INT16")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Operator:
     options: Mapping[str, float] = field(default_factory=dict)
     variable: str = ""
     """The variable that a VAR_HANDLE names."""
+    intermediates: tuple[int, ...] = ()
+    """Tensors that hold no more than the units of what the operator computes on the way."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class _Reader:
         edges = [index for index in (*inputs, *outputs) if index not in known]
         for step in steps:
             edges += [index for index in step.inputs if index != -1 and index not in known]
-            edges += [index for index in step.outputs if index not in known]
+            edges += [index for index in (*step.outputs, *step.intermediates) if index not in known]
         if edges:
             raise self.fail(f"it refers to tensor {edges[0]} of {len(tensors)}")
         return File(tensors, steps, inputs, outputs)
@@ -278,10 +280,11 @@ class _Reader:
             kind = codes[int(entry.OpcodeIndex())]
             inputs, outputs = self.indices(entry, "Inputs"), self.indices(entry, "Outputs")
             options = self.options(entry, kind)
+            intermediates = self.indices(entry, "Intermediates")
             variable = self.variable(entry) if kind == "VAR_HANDLE" else ""
         if not outputs and kind not in _WITHOUT_OUTPUT:
             raise self.fail(f"operator {index} ({kind}) has no output")
-        return Operator(index, kind, inputs, outputs, options, variable)
+        return Operator(index, kind, inputs, outputs, options, variable, intermediates)
 
     def variable(self, entry: Any) -> str:
         """Shared name of a VAR_HANDLE, behind its container where it has one."""
@@ -307,7 +310,7 @@ class _Reader:
             raise ValueError(f"{kind} with {given}")
         made.Init(table.Bytes, table.Pos)
         read: dict[str, Callable[[], Any]] = {field: getattr(made, field) for field in fields}
-        return {field: float(get()) if field in ("Beta", "Alpha") else int(get()) for field, get in read.items()}
+        return {field: float(get()) if field in REAL_OPTIONS else int(get()) for field, get in read.items()}
 
 
 def _names(enumeration: type) -> dict[int, str]:

@@ -20,7 +20,7 @@ HANDLERS: dict[str, Handler] = {}
 
 STATE = frozenset(
     {"SVDF", "LSTM", "RNN"}
-    | {"UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM"}
+    | {"UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM"}
     | {"BIDIRECTIONAL_SEQUENCE_RNN", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT", "HASHTABLE_SIZE"}
 )
 """Operators that remember something from one inference to the next in a form that is not read."""
@@ -63,12 +63,14 @@ def activation(graph: Graph, index: int) -> Tensor:
 
 
 def checked_type(tensor: Tensor) -> None:
-    """An activation is float32, or int8 or uint8 with units."""
+    """An activation is float32, or int8, uint8 or int16 with units."""
     if tensor.variable:
         raise Refusal("nothing remembers from one inference to the next", f"the variable tensor {tensor.name!r}")
     if tensor.kind not in ELEMENTS or (tensor.kind != "FLOAT32" and not tensor.quantized):
         kind = tensor.kind.lower() if tensor.kind not in ELEMENTS else f"{tensor.kind.lower()} without a scale"
-        raise Refusal("activations are float32, or int8 or uint8 with a scale", f"{tensor.name!r} of type {kind}")
+        raise Refusal(
+            "activations are float32, or int8, uint8 or int16 with a scale", f"{tensor.name!r} of type {kind}"
+        )
     if tensor.sparse:
         raise Refusal("tensors are stored dense", f"the sparse tensor {tensor.name!r}")
 
@@ -87,6 +89,16 @@ def same_kind(*tensors: Tensor) -> None:
     kinds = {tensor.kind for tensor in tensors}
     if len(kinds) != 1:
         raise Refusal("inputs and output have one type", ", ".join(tensor.kind.lower() for tensor in tensors))
+
+
+def one_scale(graph: Graph, *tensors: Tensor) -> None:
+    """LiteRT moves int16 without a look at the scales, so that more than one would change the numbers' meaning."""
+    if tensors[0].kind == "INT16":
+        scales = {float(graph.quantization(tensor.index).scale[0]) for tensor in tensors}
+        if len(scales) > 1:
+            raise Refusal(
+                "int16 inputs and output have one scale (QUANTIZE in front)", ", ".join(f"{s:g}" for s in scales)
+            )
 
 
 def numbers(tensor: Tensor | None, what: str) -> tuple[int, ...]:

@@ -11,14 +11,14 @@ from onnx import helper
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.core.model import PORTS_AS_GIVEN
 from edgescale.core.state import encode_states
-from edgescale.frontend.tflite import elementwise, movement, reductions, slices, variables, weighted
+from edgescale.frontend.tflite import elementwise, movement, recurrent, reductions, slices, variables, weighted
 from edgescale.frontend.tflite.graph import ELEMENTS, Graph, Refusal
 from edgescale.frontend.tflite.reader import File, Operator, Tensor, read
 from edgescale.frontend.tflite.registry import HANDLERS, STATE, rule_of
 
 OPSET, IR_VERSION = 21, 10
 
-_ROOMS = (elementwise, movement, reductions, slices, variables, weighted)  # importing them fills HANDLERS
+_ROOMS = (elementwise, movement, recurrent, reductions, slices, variables, weighted)  # importing them fills HANDLERS
 
 
 def operators() -> list[tuple[str, str]]:
@@ -78,8 +78,8 @@ def _check_ports(file: File, where: str) -> None:
         if tensor.kind not in ELEMENTS or (tensor.kind != "FLOAT32" and not tensor.quantized):
             what = "" if tensor.kind not in ELEMENTS else " without a scale"
             raise UnsupportedModelError(
-                f"{where}: the input {tensor.name!r} is {tensor.kind.lower()}{what}; supported: float32, and int8 or "
-                "uint8 with a scale"
+                f"{where}: the input {tensor.name!r} is {tensor.kind.lower()}{what}; supported: float32, and int8, "
+                "uint8 or int16 with a scale"
             )
         open_axes = [axis for axis in tensor.dynamic if axis]
         if open_axes:

@@ -16,7 +16,7 @@ from edgescale.frontend.tflite.graph import Graph, Refusal, Variable
 from edgescale.frontend.tflite.reader import File, Operator, Tensor
 from edgescale.frontend.tflite.registry import activation, handles, operands, result, same_kind
 
-_TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
+_TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int16": TensorProto.INT16}
 
 
 @handles("CALL_ONCE")
@@ -38,7 +38,7 @@ def var_handle(graph: Graph, op: Operator) -> None:
 
 @handles("READ_VARIABLE")
 def read_variable(graph: Graph, op: Operator) -> None:
-    """float32, or int8 or uint8 with a scale; the shape of the initial value, which CALL_ONCE assigns."""
+    """float32, or int8 or uint8 with a scale, not int16; the shape of the initial value, which CALL_ONCE assigns."""
     operands(graph, op, 1)
     made = result(graph, op)
     variable = _variable(graph, op)
@@ -66,8 +66,8 @@ def assign_variable(graph: Graph, op: Operator) -> None:
 
 
 def finish_states(graph: Graph) -> list[StateSpec]:
-    """Give the states their outputs, once all operators are there; the states in the order of their handles."""
-    states = []
+    """Give the states their outputs, once all operators are there: those of recurrent operators, then variables."""
+    states = list(graph.recurrent_states)
     for name, variable in graph.variables.items():
         if variable.read is None:
             continue  # never seen by anyone before it is overwritten
@@ -111,6 +111,8 @@ def _variable(graph: Graph, op: Operator) -> Variable:
 def _initial(graph: Graph, handle: int, made: Tensor) -> np.ndarray:
     """The initial value of a variable as its port holds it: float32, or uint8."""
     name = graph.handles[handle]
+    if made.kind == "INT16":
+        raise Refusal("variables are float32, int8 or uint8", f"{name!r} of type int16")
     values: dict[str, Tensor] = {}
     for called in graph.file.called.values():
         values |= initial_values(called)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir
 
 from edgescale.frontend.tflite.graph import Graph, Refusal
 from edgescale.frontend.tflite.options import SAME, VALID
@@ -28,8 +29,9 @@ Arrange = Callable[[Array], Array]
 
 @handles("CONV_2D")
 def conv_2d(graph: Graph, op: Operator) -> None:
-    """Constant weights and bias; SAME or VALID padding, any stride, dilation and groups; float32, or 8-bit activations
-    with weights of one scale or one an output channel; 8-bit weights of a float32 convolution are dequantized."""
+    """Constant weights and bias; SAME or VALID padding, any stride, dilation and groups; float32, or 8- or 16-bit
+    activations with weights of 8 or 4 bits and one scale, or one an output channel (of int16: int8 weights, a bias of
+    int64 or int32); 8-bit weights of a float32 convolution are dequantized."""
     _, weights, _ = operands(graph, op, 2, 3)
     source = activation(graph, op.inputs[0])
     if weights is None or len(weights.shape) != 4 or len(source.shape) != 4:
@@ -147,7 +149,9 @@ def _parameters(graph: Graph, op: Operator, source: Tensor, weights: Tensor, arr
         return [graph.constant(graph.name(tensor.index), array) for tensor, array in real]
     found = weights.quantization
     if found is None or weights.data.dtype not in (np.int8, np.uint8):
-        raise Refusal("8-bit activations meet 8-bit weights", f"{weights.name!r} of type {weights.kind.lower()}")
+        raise Refusal(
+            "integer activations meet 8- or 4-bit weights", f"{weights.name!r} of type {weights.kind.lower()}"
+        )
     if found.scale.size > 1 and (found.axis != axis or found.scale.size != channels):
         raise Refusal(
             "weight scales per tensor or per output channel",
@@ -157,16 +161,39 @@ def _parameters(graph: Graph, op: Operator, source: Tensor, weights: Tensor, arr
         raise Refusal("weight scales are positive", f"{float(found.scale.min()):g} in {weights.name!r}")
     name = graph.name(weights.index)
     scale = found.scale if found.scale.size > 1 else found.scale.reshape(())
-    zero = found.zero_point.astype(weights.data.dtype).reshape(scale.shape)
-    parts = [_dequantized(graph, name, arrange(weights.data), scale, zero)]
+    integers = weights.data.astype(onnx_ir.DataType.INT4.numpy()) if weights.kind == "INT4" else weights.data
+    zero = found.zero_point.astype(integers.dtype).reshape(scale.shape)
+    parts = [_dequantized(graph, name, arrange(integers), scale, zero)]
     if bias is not None:
-        if bias.data is None or bias.data.dtype != np.int32:
-            raise Refusal("an int32 bias", f"{bias.name!r} of type {bias.kind.lower()}")
+        low, high = _bias(source, bias)
         # LiteRT adds the integers whatever scale the file notes for them: their unit is the product's.
         product = np.asarray(graph.quantization(source.index).scale[0] * scale, np.float32)
         zeros = np.zeros(product.shape, np.int32)
-        parts.append(_dequantized(graph, graph.name(bias.index), bias.data.reshape(-1), product, zeros))
+        name = graph.name(bias.index)
+        parts.append(_dequantized(graph, name, low, product, zeros))
+        if high.any():
+            # A DequantizeLinear takes 32 bits: the rest counts in 2^31 steps.
+            rest = _dequantized(graph, f"{name}/high", high, product * np.float32(2**31), zeros)
+            parts[-1] = graph.node("Add", [parts[-1], rest])
     return parts
+
+
+def _bias(source: Tensor, bias: Tensor) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The integers of a bias, low + 2^31 * high, each int32 [O]; high is 0 where all of them fit 32 bits.
+
+    LiteRT 2.3 reads int32 biases of int16 layers as if they had 64 bits; here they count as what they are.
+    """
+    wide = source.kind == "INT16"
+    if bias.data is None or bias.data.dtype not in ((np.int32, np.int64) if wide else (np.int32,)):
+        raise Refusal(f"an int32{' or int64' if wide else ''} bias", f"{bias.name!r} of type {bias.kind.lower()}")
+    values = bias.data.reshape(-1).astype(np.int64)
+    limits = np.iinfo(np.int32)
+    if ((values >= limits.min) & (values <= limits.max)).all():
+        return values.astype(np.int32), np.zeros(values.size, np.int32)
+    high = values >> 31
+    if ((high < limits.min) | (high > limits.max)).any():
+        raise Refusal("a bias within 62 bits", f"{values.min()} to {values.max()} in {bias.name!r}")
+    return (values - (high << 31)).astype(np.int32), high.astype(np.int32)
 
 
 def _dequantized(graph: Graph, name: str, integers: Array, scale: Array, zero: Array) -> str:

@@ -37,8 +37,18 @@ static inline int8_t es_real_to_s8(float real, float scale, int32_t zero_point)
     return (int8_t)es_quantize(real, scale, zero_point, -128, 127);
 }
 
+static inline int16_t es_real_to_s16(float real, float scale, int32_t zero_point)
+{
+    return (int16_t)es_quantize(real, scale, zero_point, -32768, 32767);
+}
+
 /* The real number that a stored integer stands for. */
 static inline float es_s8_to_real(int8_t stored, float scale, int32_t zero_point)
+{
+    return scale * (float)(stored - zero_point);
+}
+
+static inline float es_s16_to_real(int16_t stored, float scale, int32_t zero_point)
 {
     return scale * (float)(stored - zero_point);
 }

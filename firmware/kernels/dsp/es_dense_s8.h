@@ -54,8 +54,8 @@ ES_STATIC_ASSERT(dense_row_layout, sizeof(es_dense_row) == 44 && offsetof(es_den
     "asr " acc ", " acc ", lr\n"                                                                                       \
     "ssat " acc ", #8, " acc ", asr #1\n"
 
-/* A finished channel pair: rescaled, stored; jumps to 9 after the last channel. */
-#define ES_DENSE_STORE(acc, both, SCALE, double_acc, down)                                                             \
+/* A finished channel pair: rescaled, stored; jumps to 9 after the last channel. CENTRE: what the odd channel needs. */
+#define ES_DENSE_STORE(acc, both, SCALE, double_acc, down, CENTRE)                                                     \
     "ldrd r10, r1, [sp, #4]\n"                                                                                         \
     "ldm r10, {r11, r12, lr}\n"                                                                                        \
     "add r10, r10, r1\n"                                                                                               \
@@ -66,7 +66,7 @@ ES_STATIC_ASSERT(dense_row_layout, sizeof(es_dense_row) == 44 && offsetof(es_den
     "ldr r1, [sp, #20]\n"                                                                                              \
     "lsr lr, lr, #8\n"                                                                                                 \
     "lsl r1, r1, lr\n"                                                                                                 \
-    "asr " both ", " both ", #" down "\n" SCALE(both, "r12") ES_DENSE_END(both)                                        \
+    "asr " both ", " both ", #" down "\n" CENTRE(both) SCALE(both, "r12") ES_DENSE_END(both)                           \
     "ldrd r1, r11, [sp, #28]\n"                                                                                        \
     "strb " acc ", [r1], #1\n"                                                                                         \
     "cmp r1, r11\n"                                                                                                    \
@@ -76,9 +76,20 @@ ES_STATIC_ASSERT(dense_row_layout, sizeof(es_dense_row) == 44 && offsetof(es_den
     "cmp r1, r11\n"                                                                                                    \
     "beq.w 9f\n"
 
-#define ES_DENSE_STORE_SINGLE(acc, both) ES_DENSE_STORE(acc, both, ES_DENSE_SINGLE, "", "8")
+#define ES_DENSE_NO_CENTRE(both)
+/* The next word of the scale table behind the pair's entry, which has been passed. */
+#define ES_DENSE_CENTRE(both)                                                                                          \
+    "ldr r10, [sp, #4]\n"                                                                                              \
+    "ldr r10, [r10, #-4]\n"                                                                                            \
+    "add " both ", " both ", r10\n"
+#define ES_DENSE_TWICE(acc) "lsl " acc ", " acc ", #1\n"
+
+#define ES_DENSE_STORE_SINGLE(acc, both) ES_DENSE_STORE(acc, both, ES_DENSE_SINGLE, "", "8", ES_DENSE_NO_CENTRE)
 #define ES_DENSE_STORE_DOUBLE(acc, both)                                                                               \
-    ES_DENSE_STORE(acc, both, ES_DENSE_DOUBLE, "lsl " acc ", " acc ", #1\n", "7")
+    ES_DENSE_STORE(acc, both, ES_DENSE_DOUBLE, ES_DENSE_TWICE(acc), "7", ES_DENSE_NO_CENTRE)
+#define ES_DENSE_STORE_SINGLE_WIDE(acc, both) ES_DENSE_STORE(acc, both, ES_DENSE_SINGLE, "", "8", ES_DENSE_CENTRE)
+#define ES_DENSE_STORE_DOUBLE_WIDE(acc, both)                                                                          \
+    ES_DENSE_STORE(acc, both, ES_DENSE_DOUBLE, ES_DENSE_TWICE(acc), "7", ES_DENSE_CENTRE)
 
 /* r0 weights, r1 x. The row is copied to the stack: sp+0 bias +4 scale +8 scale_step +12 x +16 x_end +20 rounding
  * +24 entry of the loop +28 out +32 out_end +36 bias_end. C99 promises strings of 4095 characters, hence several. */
@@ -141,9 +152,21 @@ static ES_NAKED void es_dense_double_s8(const es_dense_row *row ES_UNUSED)
 {
     ES_DENSE_FUNCTION(ES_DENSE_STORE_DOUBLE);
 }
+
+/* For odd channels whose accumulators reach 2^23 but stay within 2^23 of a centre: scale holds 16 bytes a channel pair, an
+ * es_scale_pair and the centre, or twice that where rounding is double; bias holds 256 * (b1 - centre) + b0. */
+static ES_NAKED void es_dense_single_wide_s8(const es_dense_row *row ES_UNUSED)
+{
+    ES_DENSE_FUNCTION(ES_DENSE_STORE_SINGLE_WIDE);
+}
+
+static ES_NAKED void es_dense_double_wide_s8(const es_dense_row *row ES_UNUSED)
+{
+    ES_DENSE_FUNCTION(ES_DENSE_STORE_DOUBLE_WIDE);
+}
 #else
 /* The same in C. */
-ES_INLINE void es_dense_any_s8(const es_dense_row *row, int32_t single)
+ES_INLINE void es_dense_any_s8(const es_dense_row *row, int32_t single, int32_t wide)
 {
     const uint32_t *w = row->weights;
     const uint8_t *scale = (const uint8_t *)row->scale;
@@ -162,16 +185,22 @@ ES_INLINE void es_dense_any_s8(const es_dense_row *row, int32_t single)
                 both = es_smlad(es_sxtb16_odd(x), word[1], both);
             }
             *y++ = (int8_t)es_scale((int32_t)acc, s->multiplier[0], s->shifts & 0xFF, row->rounding, single);
-            if (y != row->out_end)
-                *y++ = (int8_t)es_scale((int32_t)(both - acc) >> 8, s->multiplier[1], s->shifts >> 8, row->rounding,
-                                        single);
+            if (y != row->out_end) {
+                const uint32_t centre = wide ? (uint32_t)((const int32_t *)(const void *)scale)[3] : 0u;
+                const int32_t shift = s->shifts >> 8;
+                const uint32_t odd = (uint32_t)((int32_t)(both - acc) >> (single ? 8 : 7)) + centre;
+                *y++ = (int8_t)(single ? es_scale_single((int32_t)odd, s->multiplier[1], shift, row->rounding)
+                                       : es_scale_double((int32_t)odd, s->multiplier[1], shift, row->rounding));
+            }
         }
         w += 2 * pairs * row->quads;
     }
 }
 
-static ES_NOINLINE ES_UNUSED void es_dense_single_s8(const es_dense_row *row) { es_dense_any_s8(row, 1); }
-static ES_NOINLINE ES_UNUSED void es_dense_double_s8(const es_dense_row *row) { es_dense_any_s8(row, 0); }
+static ES_NOINLINE ES_UNUSED void es_dense_single_s8(const es_dense_row *row) { es_dense_any_s8(row, 1, 0); }
+static ES_NOINLINE ES_UNUSED void es_dense_double_s8(const es_dense_row *row) { es_dense_any_s8(row, 0, 0); }
+static ES_NOINLINE ES_UNUSED void es_dense_single_wide_s8(const es_dense_row *row) { es_dense_any_s8(row, 1, 1); }
+static ES_NOINLINE ES_UNUSED void es_dense_double_wide_s8(const es_dense_row *row) { es_dense_any_s8(row, 0, 1); }
 #endif
 
 #endif

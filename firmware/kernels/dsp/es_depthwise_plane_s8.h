@@ -8,6 +8,7 @@
 #ifndef ES_DEPTHWISE_PLANE_S8_H
 #define ES_DEPTHWISE_PLANE_S8_H
 
+#include "es_dot_s8.h"
 #include "es_scale_s8.h"
 
 /* Lines are rows of the plane as stored, places the pixels in them; of inputs and outputs likewise. Bytes, halves and
@@ -45,13 +46,12 @@ typedef struct {
 
 typedef struct {
     /* 3x3 windows without dilation that move by one or two places: bytes [channels][9], and three more.
-     * Others: words of two taps each, [channels][k_lines][(k_places + 1) / 2], or of one where places are dilated. */
-    const int8_t *bytes;
-    const uint32_t *words;
+     * Others: words of two taps each, [channels][k_lines][(k_places + 1) / 2], or of one where places are dilated.
+     * Weights of 4 bits: those bytes (but nine a channel), or the taps in those words, two a byte (es_dot_s8.h). */
+    const void *weights;
     void (*kernel)(const es_plane_channel *); /* for 3x3 windows; NULL for others */
     const int32_t *bias; /* input zero-point folded in */
-    const es_scale_pair *scale;
-    int32_t scale_step;
+    es_scales scales;
     int32_t in_zero_point;
     int32_t rounding;
 } es_depthwise_weights;
@@ -290,20 +290,33 @@ ES_INLINE void es_plane_channel_s8(const int16_t *plane, int8_t *out, const uint
     }
 }
 
-/* scratch: lines * pitch halves and two more, aligned to four bytes. */
+/* Weights `index` and on of 4 bits as the words of es_plane_channel_s8. */
+ES_INLINE void es_plane_words_s4(const int8_t *nibbles, int32_t index, uint32_t *to, int32_t words, const es_plane *g)
+{
+    ES_UNROLL_NOT
+    for (int32_t i = 0; i < words; i++) {
+        const int32_t first = es_weight_s4(nibbles, index++);
+        if (g->dilation_place == 1)
+            to[i] = es_pair(first, es_weight_s4(nibbles, index++));
+        else
+            to[i] = (uint32_t)first;
+    }
+}
+
+/* scratch: lines * pitch halves and two more, aligned to four bytes; for weights of 4 bits of windows that are not 3x3,
+ * then the words of a channel. bits: of a weight. */
 ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scratch, const es_plane *g,
-                                   const es_depthwise_weights *k, int32_t is_3x3)
+                                   const es_depthwise_weights *k, int32_t is_3x3, int32_t bits)
 {
     const uint32_t zeros = es_pair(k->in_zero_point, k->in_zero_point);
     const int32_t words = (g->lines * g->pitch + 2) / 2, channels = g->channels * g->multiplier;
     const int32_t in_lines = g->in_lines, in_places = g->in_places, pitch = g->pitch;
     const int32_t line_step = g->in_line_step, place_step = g->in_place_step;
     const int32_t channel_words = g->k_lines * (g->dilation_place == 1 ? (g->k_places + 1) / 2 : g->k_places);
-    const int32_t scale_step = k->scale_step, rounding = k->rounding;
+    const int32_t rounding = k->rounding;
     uint32_t *fill = (uint32_t *)(void *)scratch;
     int16_t *const first = scratch + g->pad_line * pitch + g->pad_place;
-    const uint32_t *w = k->words;
-    const uint8_t *scale = (const uint8_t *)k->scale;
+    const uint32_t *w = (const uint32_t *)k->weights;
     /* What all channels of a 3x3 window share. */
     const int32_t places = g->stride_place == 1 ? g->out_places / 2 * 2 : g->out_places;
     es_plane_channel channel;
@@ -315,7 +328,10 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
     channel.lines = g->out_lines;
     channel.plane = scratch;
     channel.pitch = 2 * pitch;
-    channel.weights = k->bytes;
+    int8_t unpacked[12];
+    uint32_t *const unpacked_words = (uint32_t *)(void *)scratch + words;
+    int32_t nibble = 0;
+    channel.weights = bits == 4 ? unpacked : (const int8_t *)k->weights;
     ES_UNROLL_NOT
     for (int32_t i = 0; i < words; i++) {
         *fill++ = zeros;
@@ -324,8 +340,8 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
     int32_t copies = 0; /* output channels that the plane in scratch still serves */
     ES_UNROLL_NOT
     for (int32_t c = 0; c < channels; c++) {
-        const es_scale_pair *s = (const es_scale_pair *)(const void *)scale;
-        const int32_t multiplier = s->multiplier[c & 1], shift = (s->shifts >> (c % 2 * 8)) & 0xFF;
+        const int32_t at = c & -k->scales.per_channel;
+        const int32_t multiplier = k->scales.multiplier[at], shift = k->scales.shift[at];
         if (copies == 0) {
             const int8_t *from = in++;
             int16_t *to = first;
@@ -344,13 +360,24 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
             channel.offset = (int32_t)((uint32_t)rounding << shift);
             channel.shift = shift;
             channel.out = out + c;
+            if (bits == 4) {
+                ES_UNROLL_NOT
+                for (int32_t i = 0; i < 9; i++)
+                    unpacked[i] = (int8_t)es_weight_s4((const int8_t *)k->weights, nibble++);
+            }
             k->kernel(&channel);
-            channel.weights += 9;
+            if (bits != 4)
+                channel.weights += 9;
         } else {
+            if (bits == 4) {
+                es_plane_words_s4((const int8_t *)k->weights, nibble, unpacked_words, channel_words, g);
+                nibble += channel_words * (g->dilation_place == 1 ? 2 : 1);
+                w = unpacked_words;
+            }
             es_plane_channel_s8(scratch, out + c, w, k->bias[c], multiplier, shift, rounding, g);
-            w += channel_words;
+            if (bits != 4)
+                w += channel_words;
         }
-        scale += c % 2 == 1 ? scale_step : 0;
     }
 }
 
@@ -358,14 +385,26 @@ ES_INLINE void es_depthwise_any_s8(const int8_t *in, int8_t *out, int16_t *scrat
 static ES_NOINLINE ES_UNUSED void es_depthwise_3x3_s8(const int8_t *in, int8_t *out, int16_t *scratch,
                                                       const es_plane *g, const es_depthwise_weights *k)
 {
-    es_depthwise_any_s8(in, out, scratch, g, k, 1);
+    es_depthwise_any_s8(in, out, scratch, g, k, 1, 8);
+}
+
+static ES_NOINLINE ES_UNUSED void es_depthwise_3x3_s4(const int8_t *in, int8_t *out, int16_t *scratch,
+                                                      const es_plane *g, const es_depthwise_weights *k)
+{
+    es_depthwise_any_s8(in, out, scratch, g, k, 1, 4);
 }
 
 /* For all others: a copy for each, which knows its window. */
 ES_INLINE void es_depthwise_plane_s8(const int8_t *in, int8_t *out, int16_t *scratch, const es_plane *g,
                                      const es_depthwise_weights *k)
 {
-    es_depthwise_any_s8(in, out, scratch, g, k, 0);
+    es_depthwise_any_s8(in, out, scratch, g, k, 0, 8);
+}
+
+ES_INLINE void es_depthwise_plane_s4(const int8_t *in, int8_t *out, int16_t *scratch, const es_plane *g,
+                                     const es_depthwise_weights *k)
+{
+    es_depthwise_any_s8(in, out, scratch, g, k, 0, 4);
 }
 
 #endif

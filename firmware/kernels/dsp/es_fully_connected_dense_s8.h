@@ -12,6 +12,7 @@ typedef struct {
     int32_t scale_step;
     int32_t rounding;
     int32_t single; /* rounding of the requantization */
+    int32_t wide;   /* accumulators around centres */
 } es_dense_layer;
 
 /* scratch: in_c rounded up to a multiple of four bytes where in_c is none, else unused. */
@@ -36,7 +37,11 @@ ES_INLINE void es_fully_connected_dense_s8(const int8_t *in, int8_t *out, int8_t
         row.x_end = row.x + 4 * row.quads;
         row.out = out + r * out_c;
         row.out_end = row.out + out_c;
-        if (k->single)
+        if (k->wide && k->single)
+            es_dense_single_wide_s8(&row);
+        else if (k->wide)
+            es_dense_double_wide_s8(&row);
+        else if (k->single)
             es_dense_single_s8(&row);
         else
             es_dense_double_s8(&row);

@@ -1,4 +1,4 @@
-/* int8 average pooling and mean, four channels at a time: their sums of up to 256 pixels fit 16 bits.
+/* int8 pooling and mean, four channels at a time: their sums of up to 256 pixels fit 16 bits.
  *
  * Order of access is that of es_pool_s8.h, but that four channels are read before the first of them is written. */
 #ifndef ES_POOL_DSP_S8_H
@@ -10,10 +10,10 @@
 /* Sums of four channels in 16-bit halves. */
 typedef struct {
     uint32_t even, odd; /* channels 0 and 2, 1 and 3 */
-} es_sums;
+} es_even_odd;
 
 /* `count` pixels, `step` bytes apart. */
-ES_INLINE es_sums es_add_pixels_s8(es_sums sums, const int8_t *x, int32_t step, int32_t count)
+ES_INLINE es_even_odd es_add_pixels_s8(es_even_odd sums, const int8_t *x, int32_t step, int32_t count)
 {
     ES_UNROLL_NOT
     for (; count >= 4; count -= 4) {
@@ -57,7 +57,7 @@ ES_INLINE void es_avg_pool_dsp_s8(const int8_t *in, int8_t *out, const es_window
             int32_t c = 0;
             ES_UNROLL_NOT
             for (; c + 4 <= g->in_c; c += 4) {
-                es_sums sums = {0u, 0u};
+                es_even_odd sums = {0u, 0u};
                 if (joined) {
                     sums = es_add_pixels_s8(sums, in + (first + c), g->in_c, real);
                 } else if (real > 0) {
@@ -84,6 +84,65 @@ ES_INLINE void es_avg_pool_dsp_s8(const int8_t *in, int8_t *out, const es_window
     }
 }
 
+/* The larger of two int8 values in each byte. */
+ES_INLINE uint32_t es_max_word_s8(uint32_t a, uint32_t b)
+{
+#if ES_DSP
+    uint32_t t;
+    __asm__("ssub8 %1, %0, %2\n\tsel %0, %0, %2" : "+r"(a), "=&r"(t) : "r"(b) : "cc");
+    return a;
+#else
+    uint32_t r = 0;
+    for (int32_t shift = 0; shift < 32; shift += 8) {
+        const int32_t x = (int8_t)(uint8_t)(a >> shift & 0xFFu), y = (int8_t)(uint8_t)(b >> shift & 0xFFu);
+        r |= ((uint32_t)es_max_s32(x, y) & 0xFFu) << shift;
+    }
+    return r;
+#endif
+}
+
+/* Clamp: es_clamp_s8. */
+ES_INLINE void es_max_pool_dsp_s8(const int8_t *in, int8_t *out, const es_window *g)
+{
+    int8_t *y = out;
+    ES_UNROLL_NOT
+    for (int32_t oy = 0; oy < g->out_h; oy++) {
+        const int32_t iy = oy * g->stride_h - g->pad_top;
+        const es_taps rows = es_real_taps(iy, g->k_h, 1, g->in_h);
+        ES_UNROLL_NOT
+        for (int32_t ox = 0; ox < g->out_w; ox++) {
+            const int32_t ix = ox * g->stride_w - g->pad_left;
+            const int32_t full = g->k_h * g->k_w <= ES_POOL_UNROLL && es_row_is_full(g, oy) && es_column_is_full(g, ox);
+            const es_taps columns = es_real_taps(ix, g->k_w, 1, g->in_w);
+            const int32_t first = (iy * g->in_w + ix) * g->in_c;
+            int32_t c = 0;
+            ES_UNROLL_NOT
+            for (; c + 4 <= g->in_c; c += 4) {
+                uint32_t v = 0x80808080u;
+                if (full) {
+                    const int8_t *x = in + (first + c);
+                    v = es_load_word(x);
+                    ES_UNROLL_FULL
+                    for (int32_t i = 1; i < g->k_h * g->k_w; i++)
+                        v = es_max_word_s8(v, es_load_word(x + (i / g->k_w * g->in_w + i % g->k_w) * g->in_c));
+                } else {
+                    ES_UNROLL_NOT
+                    for (int32_t ky = rows.from; ky < rows.to; ky++) {
+                        ES_UNROLL_NOT
+                        for (int32_t kx = columns.from; kx < columns.to; kx++)
+                            v = es_max_word_s8(v, es_load_word(in + (first + c + (ky * g->in_w + kx) * g->in_c)));
+                    }
+                }
+                es_store_word(y + c, v);
+            }
+            ES_UNROLL_NOT
+            for (; c < g->in_c; c++)
+                y[c] = (int8_t)es_window_max_s8(in, first + c, g, rows, columns);
+            y += g->in_c;
+        }
+    }
+}
+
 /* Mean over all pixels, in runs of 256. */
 ES_INLINE void es_mean_dsp_s8(const int8_t *in, int8_t *out, int32_t pixels, int32_t channels, int32_t zero_point,
                               const es_requant *q)
@@ -94,7 +153,7 @@ ES_INLINE void es_mean_dsp_s8(const int8_t *in, int8_t *out, int32_t pixels, int
         int32_t total[4] = {-pixels * zero_point, -pixels * zero_point, -pixels * zero_point, -pixels * zero_point};
         ES_UNROLL_NOT
         for (int32_t i = 0; i < pixels; i += 256) {
-            es_sums sums = {0u, 0u};
+            es_even_odd sums = {0u, 0u};
             sums = es_add_pixels_s8(sums, in + (i * channels + c), channels, es_min_s32(pixels - i, 256));
             total[0] += es_low_half(sums.even);
             total[1] += es_low_half(sums.odd);

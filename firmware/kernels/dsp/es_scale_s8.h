@@ -20,6 +20,14 @@ typedef struct {
     int32_t shifts;
 } es_scale_pair;
 
+/* The same for kernels that go channel by channel: tables of an entry a channel (filled up to an even number, and aligned
+ * to two bytes), or two equal entries for all. */
+typedef struct {
+    const int32_t *multiplier;
+    const uint8_t *shift;
+    int32_t per_channel;
+} es_scales;
+
 /* `acc2` is twice the accumulator; `rounding` is 2 * zero_point + 1 of the output. */
 ES_INLINE int32_t es_scale_double(int32_t acc2, int32_t multiplier, int32_t shift, int32_t rounding)
 {

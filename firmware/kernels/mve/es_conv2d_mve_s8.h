@@ -1,6 +1,6 @@
-/* int8 convolution of one group, any window, stride, padding and dilation; and the fully connected layer.
+/* int8 convolution of any window, stride, padding, dilation and groups; and the fully connected layer.
  *
- * Raster order, one pixel or two neighbours of a row at a time. Taps are read where they lie (1x1 windows), for every
+ * Raster order, one pixel or, of one group, two neighbours of a row at a time. Taps are read where they lie (1x1 windows), for every
  * four channels of a pixel or two of a pair again, or copied to scratch before the first output is written. The memory
  * planner relies on this order, which asks for no more than that of es_conv2d_s8.h. */
 #ifndef ES_CONV2D_MVE_S8_H
@@ -113,6 +113,48 @@ ES_INLINE void es_conv2d_mve_s8(const int8_t *in, int8_t *out, int8_t *scratch, 
             } else {
                 es_mve_pair_s8(x, x, out, 0, k, !direct);
                 out += g->out_c;
+            }
+        }
+    }
+}
+
+/* Several groups; k: of one, with the tables of all, each filled up to four channels. scratch: a column, taps rounded up
+ * to a multiple of 16 bytes, for each; all are copied before the pixel is written. */
+ES_INLINE void es_conv2d_groups_mve_s8(const int8_t *in, int8_t *out, int8_t *scratch, const es_window *g,
+                                       const es_mve_gemm *k, int32_t in_zero_point)
+{
+    const int32_t column = (k->taps + 15) / 16 * 16, depth = g->in_c / g->groups, quads = (k->channels + 3) / 4;
+    ES_UNROLL_NOT
+    for (int32_t oy = 0; oy < g->out_h; oy++) {
+        const int32_t iy = oy * g->stride_h - g->pad_top;
+        ES_UNROLL_NOT
+        for (int32_t ox = 0; ox < g->out_w; ox++) {
+            const int32_t ix = ox * g->stride_w - g->pad_left;
+            int8_t *to = scratch;
+            es_mve_gemm one = *k;
+            ES_UNROLL_NOT
+            for (int32_t ky = 0; ky < g->k_h; ky++) {
+                const int32_t y = iy + ky * g->dilation_h;
+                ES_UNROLL_NOT
+                for (int32_t kx = 0; kx < g->k_w; kx++, to += depth) {
+                    const int32_t x = ix + kx * g->dilation_w;
+                    const int32_t real = y >= 0 && y < g->in_h && x >= 0 && x < g->in_w;
+                    const int8_t *from = in + (y * g->in_w + x) * g->in_c;
+                    ES_UNROLL_NOT
+                    for (int32_t group = 0; group < g->groups; group++) {
+                        if (real)
+                            es_mve_copy(to + group * column, from + group * depth, depth);
+                        else
+                            es_mve_fill(to + group * column, in_zero_point, depth);
+                    }
+                }
+            }
+            ES_UNROLL_NOT
+            for (int32_t group = 0; group < g->groups; group++) {
+                es_mve_pixel_s8(scratch + group * column, out, &one, 1);
+                out += k->channels;
+                one.weights += quads * 4 * column * k->bits / 8;
+                one.scale += quads * 9;
             }
         }
     }

@@ -23,16 +23,19 @@ typedef struct {
     int32_t pad_line, pad_place;
     int32_t k_lines; /* rows of a window */
     int32_t stride_line, stride_place, dilation_line;
-    int32_t vectors;    /* of taps of a window, 1 .. ES_MVE_WINDOW */
+    int32_t taps;       /* of a window, those between dilated places included; 1 .. 16 * ES_MVE_WINDOW */
     int32_t channels;   /* of the input */
     int32_t multiplier; /* outputs of a channel */
 } es_mve_planes;
 
-/* weights: int8 [channels * multiplier, vectors, 16], place after place. scale: int32 [channels * multiplier, 3]: bias
- * with the input's zero-point folded in, multiplier, minus the shift to the right. */
+/* weights: int8 [channels * multiplier, taps], place after place. scale: int32 [channels * multiplier, 2]: bias with the
+ * input's zero-point folded in, multiplier. left: minus the shift to the right. Weights of 4 bits: two channels a byte,
+ * the first in the lower half; [(channels * multiplier + 1) / 2, taps]. */
 typedef struct {
     const int8_t *weights;
     const int32_t *scale;
+    const int8_t *left;
+    int32_t bits; /* of a weight, 8 or 4 */
     int32_t in_zero_point;
     es_mve_output output;
 } es_mve_depthwise;
@@ -106,11 +109,12 @@ ES_INLINE int32_t es_mve_window_sum(const int8_t *x, const int8x16_t *w, int32_t
 ES_INLINE void es_mve_four_windows(const int8_t *strip, int8_t *y, const int8x16_t *w, const int32_t *scale,
                                    const es_mve_planes *g, const es_mve_output *o, int32_t places)
 {
+    const int32_t vectors = (g->taps + 15) / 16;
     const int32_t step = g->stride_place * g->k_lines;
     const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)g->out_place_step);
-    const int32x4_t sums = {es_mve_window_sum(strip, w, g->vectors), es_mve_window_sum(strip + step, w, g->vectors),
-                            es_mve_window_sum(strip + 2 * step, w, g->vectors),
-                            es_mve_window_sum(strip + 3 * step, w, g->vectors)};
+    const int32x4_t sums =
+        es_mve_quad(es_mve_window_sum(strip, w, vectors), es_mve_window_sum(strip + step, w, vectors),
+                    es_mve_window_sum(strip + 2 * step, w, vectors), es_mve_window_sum(strip + 3 * step, w, vectors));
     const int32x4_t v = es_mve_finish(es_mve_rescale_n(vaddq_n_s32(sums, scale[0]), scale[1], scale[2]), o);
     if (places >= 4)
         vstrbq_scatter_offset_s32(y, offsets, v);
@@ -119,18 +123,37 @@ ES_INLINE void es_mve_four_windows(const int8_t *strip, int8_t *y, const int8x16
 }
 #endif
 
-/* A line of outputs of one channel. Where the last four overlap those before them, both write the same. */
-ES_INLINE void es_mve_strip_outputs(const int8_t *strip, int8_t *y, const int8_t *weights, const int32_t *scale,
-                                    const es_mve_planes *g, const es_mve_output *o)
+#if ES_MVE
+/* One of the two channels that share bytes; `channel` % 2 says which. */
+ES_INLINE int8x16_t es_mve_half_bytes(int8x16_t both, int32_t channel)
 {
+    return vshrq_n_s8(vshlq_r_s8(both, (channel & 1) != 0 ? 0 : 4), 4);
+}
+#endif
+
+/* A line of outputs of one channel. Where the last four overlap those before them, both write the same. */
+ES_INLINE void es_mve_strip_outputs(const int8_t *strip, int8_t *y, int32_t channel, const es_mve_planes *g,
+                                    const es_mve_depthwise *k)
+{
+    const int8_t *const weights = k->weights + (k->bits == 4 ? channel >> 1 : channel) * g->taps;
+    const int32_t *const scale = k->scale + 2 * channel;
+    const int32_t left = k->left[channel];
+    const es_mve_output *const o = &k->output;
     const int32_t step = g->stride_place * g->k_lines;
 #if ES_MVE
-    const int32_t scales[3] = {scale[0], scale[1], scale[2]};
+    const int32_t scales[3] = {scale[0], scale[1], left};
     const int32_t groups = g->out_places / 4, rest = g->out_places % 4;
     int8x16_t w[ES_MVE_WINDOW];
     ES_UNROLL_FULL
-    for (int32_t i = 0; i < g->vectors; i++)
+    for (int32_t i = 0; i < g->taps / 16; i++)
         w[i] = vldrbq_s8(weights + 16 * i);
+    if (g->taps % 16 != 0)
+        w[g->taps / 16] = vldrbq_z_s8(weights + g->taps / 16 * 16, vctp8q((uint32_t)(g->taps % 16)));
+    if (k->bits == 4) {
+        ES_UNROLL_FULL
+        for (int32_t i = 0; i < (g->taps + 15) / 16; i++)
+            w[i] = es_mve_half_bytes(w[i], channel);
+    }
     ES_UNROLL_NOT
     for (int32_t i = 0; i < groups; i++) {
         es_mve_four_windows(strip, y, w, scales, g, o, 4);
@@ -146,9 +169,12 @@ ES_INLINE void es_mve_strip_outputs(const int8_t *strip, int8_t *y, const int8_t
     for (int32_t place = 0; place < g->out_places; place++) {
         uint32_t acc = (uint32_t)scale[0];
         ES_UNROLL_NOT
-        for (int32_t i = 0; i < 16 * g->vectors; i++)
-            acc += (uint32_t)(strip[place * step + i] * weights[i]);
-        y[place * g->out_place_step] = es_mve_requant_one((int32_t)acc, scale[1], scale[2], o);
+        for (int32_t i = 0; i < g->taps; i++) {
+            const int32_t pair = weights[i];
+            const int32_t low = (int8_t)(uint8_t)((uint32_t)pair << 4) >> 4;
+            acc += (uint32_t)(strip[place * step + i] * (k->bits == 8 ? pair : channel % 2 == 0 ? low : pair >> 4));
+        }
+        y[place * g->out_place_step] = es_mve_requant_one((int32_t)acc, scale[1], left, o);
     }
 #endif
 }
@@ -160,8 +186,7 @@ ES_INLINE void es_depthwise_mve_s8(const int8_t *in, int8_t *out, int8_t *scratc
 {
     const int32_t area = g->lines * g->pitch;
     int8_t *const strip = scratch + 8 * area + 16;
-    const int8_t *w = k->weights;
-    const int32_t *scale = k->scale;
+    int32_t channel = 0; /* of the output */
     es_mve_fill(scratch, k->in_zero_point, 8 * area);
     ES_UNROLL_NOT
     for (int32_t first = 0; first < g->channels; first += 8) {
@@ -176,12 +201,11 @@ ES_INLINE void es_depthwise_mve_s8(const int8_t *in, int8_t *out, int8_t *scratc
                 es_mve_fill_strip(strip, row, g);
                 ES_UNROLL_NOT
                 for (int32_t m = 0; m < g->multiplier; m++)
-                    es_mve_strip_outputs(strip, y + m, w + m * 16 * g->vectors, scale + 3 * m, g, &k->output);
+                    es_mve_strip_outputs(strip, y + m, channel + m, g, k);
                 row += g->stride_line * g->pitch;
                 y += g->out_line_step;
             }
-            w += 16 * g->vectors * g->multiplier;
-            scale += 3 * g->multiplier;
+            channel += g->multiplier;
         }
     }
 }

@@ -22,6 +22,13 @@
 
 #if ES_MVE
 #include <arm_mve.h>
+/* GCC 12 builds vectors in memory and addresses anew what post-increment would reach: innermost products of weights of
+ * 8 bits, and four lanes of registers, are written out for it. */
+#if defined(__clang__)
+#define ES_MVE_BY_HAND 0
+#else
+#define ES_MVE_BY_HAND 1
+#endif
 #endif
 
 /* What the outputs of a layer share. min and max are in output units, within [-128, 127]. */
@@ -31,6 +38,17 @@ typedef struct {
 } es_mve_output;
 
 #if ES_MVE
+ES_INLINE int32x4_t es_mve_quad(int32_t a, int32_t b, int32_t c, int32_t d)
+{
+#if ES_MVE_BY_HAND
+    int32x4_t v;
+    __asm__("vmov %e0, %1, %2\n\tvmov %f0, %3, %4" : "=&w"(v) : "r"(a), "r"(b), "r"(c), "r"(d));
+#else
+    const int32x4_t v = {a, b, c, d};
+#endif
+    return v;
+}
+
 /* Outputs in the lowest byte of each lane, clamped; the other bytes hold anything. */
 ES_INLINE int32x4_t es_mve_finish(int32x4_t v, const es_mve_output *o)
 {

@@ -1,6 +1,6 @@
-/* int8 average pooling and mean, eight channels at a time: their sums of up to 256 pixels fit 16 bits.
+/* int8 average pooling and mean, eight channels at a time: their sums of up to 256 pixels fit 16 bits. Max pooling, 16.
  *
- * Order of access is that of es_pool_s8.h, but that eight channels are read before the first of them is written. */
+ * Order of access is that of es_pool_s8.h, but that all these channels are read before the first of them is written. */
 #ifndef ES_POOL_MVE_S8_H
 #define ES_POOL_MVE_S8_H
 
@@ -67,6 +67,43 @@ ES_INLINE void es_avg_pool_mve_s8(const int8_t *in, int8_t *out, const es_window
                 for (int32_t i = 0; i < some; i++)
                     y[c + i] = es_avg_pool_value_s8(sums[i], count, options, q);
             }
+            y += g->in_c;
+        }
+    }
+}
+
+ES_INLINE void es_max_pool_mve_s8(const int8_t *in, int8_t *out, const es_window *g, int32_t low, int32_t high)
+{
+    int8_t *y = out;
+    ES_UNROLL_NOT
+    for (int32_t oy = 0; oy < g->out_h; oy++) {
+        const int32_t iy = oy * g->stride_h - g->pad_top;
+        const es_taps rows = es_real_taps(iy, g->k_h, 1, g->in_h);
+        ES_UNROLL_NOT
+        for (int32_t ox = 0; ox < g->out_w; ox++) {
+            const int32_t ix = ox * g->stride_w - g->pad_left;
+            const es_taps columns = es_real_taps(ix, g->k_w, 1, g->in_w);
+            const int32_t first = (iy * g->in_w + ix) * g->in_c;
+#if ES_MVE
+            ES_UNROLL_NOT
+            for (int32_t c = 0; c < g->in_c; c += 16) {
+                const mve_pred16_t some = vctp8q((uint32_t)(g->in_c - c));
+                int8x16_t v = vdupq_n_s8((int8_t)low);
+                ES_UNROLL_NOT
+                for (int32_t ky = rows.from; ky < rows.to; ky++) {
+                    ES_UNROLL_NOT
+                    for (int32_t kx = columns.from; kx < columns.to; kx++)
+                        v = vmaxq_s8(v, vldrbq_z_s8(in + (first + c + (ky * g->in_w + kx) * g->in_c), some));
+                }
+                if (high < 127)
+                    v = vminq_s8(v, vdupq_n_s8((int8_t)high));
+                vstrbq_p_s8(y + c, v, some);
+            }
+#else
+            ES_UNROLL_NOT
+            for (int32_t c = 0; c < g->in_c; c++)
+                y[c] = (int8_t)es_clamp_s32(es_window_max_s8(in, first + c, g, rows, columns), low, high);
+#endif
             y += g->in_c;
         }
     }

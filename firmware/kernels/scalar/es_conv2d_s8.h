@@ -1,4 +1,5 @@
-/* int8 convolution: any stride, padding, dilation and groups; weights [O, KH, KW, I/groups].
+/* int8 convolution: any stride, padding, dilation and groups; weights [O, KH, KW, I/groups], of 4 bits filled
+ * up to an even number a channel.
  *
  * Output is written pixel after pixel in raster order, in blocks of up to ES_TILE_PIXELS pixels of a row; a block's
  * input is read again for every pair of its channels. The memory planner relies on this order. */
@@ -16,7 +17,21 @@ typedef struct {
     const int32_t *bias;
     const int8_t *padding;
     int32_t in_zero_point;
+    int32_t bits; /* of a weight, 8 or 4 (es_dot_s8.h) */
 } es_conv2d_weights_s8;
+
+ES_INLINE es_weights_at es_conv2d_weights_at(const es_conv2d_weights_s8 *k, int32_t index)
+{
+    const es_weights_at start = {k->weights, 0};
+    return es_weights_on(start, index, k->bits);
+}
+
+/* Weights from one output channel to the next. */
+ES_INLINE int32_t es_conv2d_step_s8(const es_window *g, const es_conv2d_weights_s8 *k)
+{
+    const int32_t taps = g->k_h * g->k_w * (g->in_c / g->groups);
+    return k->bits == 4 ? taps + (taps & 1) : taps;
+}
 
 ES_INLINE void es_store_tile_s8(const uint32_t acc[4], int32_t pixels, int32_t channels, int32_t c, int32_t out_c,
                                 const es_requant *q, int8_t *y)
@@ -45,8 +60,8 @@ ES_INLINE const int8_t *es_conv2d_row_s8(const int8_t *in, int32_t y, int32_t x,
 #define ES_CONV2D_UNROLL 32
 
 /* The taps of one window row, for one or two channels of one or two neighbouring pixels. */
-ES_INLINE void es_conv2d_row_taps_s8(const int8_t *row, const int8_t *w, const es_window *g, int32_t w_step,
-                                     int32_t pixels, int32_t channels, uint32_t acc[4])
+ES_INLINE void es_conv2d_row_taps_s8(const int8_t *row, es_weights_at w, int32_t bits, const es_window *g,
+                                     int32_t w_step, int32_t pixels, int32_t channels, uint32_t acc[4])
 {
     const int32_t depth = g->in_c / g->groups;
     /* Without dilation and groups the taps of a row lie side by side. */
@@ -55,8 +70,8 @@ ES_INLINE void es_conv2d_row_taps_s8(const int8_t *row, const int8_t *w, const e
     const int32_t run = joined ? g->k_w * depth : depth;
     ES_UNROLL_NOT
     for (int32_t kx = 0; kx < columns; kx++)
-        es_dot_s8(row + kx * g->dilation_w * g->in_c, g->stride_w * g->in_c, w + kx * run, w_step, run, pixels,
-                  channels, acc);
+        es_dot_bits_s8(row + kx * g->dilation_w * g->in_c, g->stride_w * g->in_c, es_weights_on(w, kx * run, bits), bits,
+                       w_step, run, pixels, channels, acc);
 }
 
 /* One or two channels of one or two neighbouring pixels whose columns lie inside; tap (0, 0) is at row iy, column ix.
@@ -66,21 +81,23 @@ ES_INLINE void es_conv2d_tile_s8(const int8_t *in, const int8_t *const *rows, in
                                  int32_t c, const es_requant *q, int8_t *y)
 {
     const int32_t row_weights = g->k_w * (g->in_c / g->groups);
-    const int32_t w_step = g->k_h * row_weights;
-    const int8_t *w = k->weights + c * w_step;
+    const int32_t w_step = es_conv2d_step_s8(g, k);
+    const es_weights_at w = es_conv2d_weights_at(k, c * w_step);
     const uint32_t b0 = (uint32_t)k->bias[c], b1 = channels == 2 ? (uint32_t)k->bias[c + 1] : 0u;
     uint32_t acc[4] = {b0, b1, b0, b1};
-    if (w_step <= ES_CONV2D_UNROLL && g->k_h <= ES_CONV2D_ROWS) {
+    if (g->k_h * row_weights <= ES_CONV2D_UNROLL && g->k_h <= ES_CONV2D_ROWS) {
         ES_UNROLL_FULL
         for (int32_t ky = 0; ky < g->k_h; ky++)
-            es_conv2d_row_taps_s8(rows[ky], w + ky * row_weights, g, w_step, pixels, channels, acc);
+            es_conv2d_row_taps_s8(rows[ky], es_weights_on(w, ky * row_weights, k->bits), k->bits, g, w_step, pixels,
+                                  channels, acc);
     } else {
         ES_UNROLL_NOT
         for (int32_t ky = 0; ky < g->k_h; ky++) {
             const int8_t *row = g->k_h <= ES_CONV2D_ROWS
                                     ? rows[ky]
                                     : es_conv2d_row_s8(in, iy + ky * g->dilation_h, ix, g, k);
-            es_conv2d_row_taps_s8(row, w + ky * row_weights, g, w_step, pixels, channels, acc);
+            es_conv2d_row_taps_s8(row, es_weights_on(w, ky * row_weights, k->bits), k->bits, g, w_step, pixels,
+                                  channels, acc);
         }
     }
     es_store_tile_s8(acc, pixels, channels, c, g->out_c, q, y);
@@ -92,11 +109,11 @@ ES_INLINE void es_conv2d_edge_tile_s8(const int8_t *in, int32_t iy, int32_t ix, 
                                       const es_requant *q, int8_t *y)
 {
     const int32_t depth = g->in_c / g->groups;
-    const int32_t w_step = g->k_h * g->k_w * depth;
+    const int32_t w_step = es_conv2d_step_s8(g, k);
     const int32_t joined = g->dilation_w == 1 && g->groups == 1;
     /* Segments of a row: joined, the padding to the left, the real taps, the padding to the right; else single taps. */
     const int32_t segments = joined ? 3 : g->k_w;
-    const int8_t *w = k->weights + c * w_step;
+    es_weights_at w = es_conv2d_weights_at(k, c * w_step);
     uint32_t acc[4] = {(uint32_t)k->bias[c], channels == 2 ? (uint32_t)k->bias[c + 1] : 0u, 0u, 0u};
     ES_UNROLL_NOT
     for (int32_t ky = 0; ky < g->k_h; ky++) {
@@ -111,8 +128,8 @@ ES_INLINE void es_conv2d_edge_tile_s8(const int8_t *in, int32_t iy, int32_t ix, 
             const int8_t *x = k->padding;
             if (real)
                 x = es_conv2d_row_s8(in, iy + ky * g->dilation_h, ix + first * g->dilation_w, g, k);
-            es_dot_s8(x, 0, w, w_step, taps * depth, 1, channels, acc);
-            w += taps * depth;
+            es_dot_bits_s8(x, 0, w, k->bits, w_step, taps * depth, 1, channels, acc);
+            w = es_weights_on(w, taps * depth, k->bits);
         }
     }
     es_store_tile_s8(acc, 1, channels, c, g->out_c, q, y);

@@ -17,13 +17,13 @@ ES_INLINE void es_depthwise_channel_s8(const int8_t *const *rows, const es_windo
                                        int32_t pixels, int32_t from, int32_t to, int32_t ic, int32_t c,
                                        const es_requant *q, int8_t *y)
 {
-    const int8_t *w = k->weights + c;
+    const es_weights_at w = es_conv2d_weights_at(k, c);
     uint32_t acc0 = (uint32_t)k->bias[c], acc1 = acc0;
     ES_UNROLL_FULL
     for (int32_t ky = 0; ky < g->k_h; ky++) {
         ES_UNROLL_FULL
         for (int32_t kx = 0; kx < g->k_w; kx++) {
-            const int32_t weight = w[(ky * g->k_w + kx) * g->out_c];
+            const int32_t weight = es_weight_s8(es_weights_on(w, (ky * g->k_w + kx) * g->out_c, k->bits), k->bits);
             const int32_t at = kx * g->dilation_w * g->in_c + ic;
             acc0 += (uint32_t)((kx >= from && kx < to ? rows[ky][at] : k->in_zero_point) * weight);
             if (pixels == 2)
@@ -67,18 +67,18 @@ ES_INLINE void es_depthwise_any_pixel_s8(const int8_t *in, int32_t iy, int32_t i
         ES_UNROLL_NOT
         for (int32_t m = 0; m < multiplier; m++) {
             const int32_t c = ic * multiplier + m;
-            const int8_t *w = k->weights + c;
+            es_weights_at w = es_conv2d_weights_at(k, c);
             uint32_t acc = (uint32_t)k->bias[c];
             ES_UNROLL_NOT
             for (int32_t ky = 0; ky < g->k_h; ky++) {
                 const int32_t row = ((iy + ky * g->dilation_h) * g->in_w + ix) * g->in_c + ic;
                 const int32_t real = ky >= rows.from && ky < rows.to;
                 ES_UNROLL_NOT
-                for (int32_t kx = 0; kx < g->k_w; kx++, w += g->out_c) {
+                for (int32_t kx = 0; kx < g->k_w; kx++, w = es_weights_on(w, g->out_c, k->bits)) {
                     int32_t x = k->in_zero_point;
                     if (real && kx >= columns.from && kx < columns.to)
                         x = in[row + kx * g->dilation_w * g->in_c];
-                    acc += (uint32_t)(x * w[0]);
+                    acc += (uint32_t)(x * es_weight_s8(w, k->bits));
                 }
             }
             y[c] = es_requant_s8((int32_t)acc, c, q);

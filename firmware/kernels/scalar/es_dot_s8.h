@@ -1,4 +1,6 @@
-/* Dot products of int8 runs, one or two pixels by one or two output channels at a time.
+/* Dot products of int8 runs with weights of 8 or 4 bits, one or two pixels by one or two output channels at a time.
+ *
+ * Weights of 4 bits lie two in a byte, the lower half first, in two's complement.
  *
  * Accumulators are unsigned so that an overflow wraps, as the reference's 32-bit accumulators do. */
 #ifndef ES_DOT_S8_H
@@ -64,6 +66,74 @@ ES_INLINE void es_dot_s8(const int8_t *x, int32_t x_step, const int8_t *w, int32
     }
     for (; i < count; i++)
         es_mac_s8(x + i, x_step, w + i, w_step, pixels, channels, acc);
+}
+
+/* Weight `index` of 4 bits. */
+ES_INLINE int32_t es_weight_s4(const int8_t *w, int32_t index)
+{
+    const int32_t pair = w[index >> 1];
+    return (index & 1 ? pair : (int8_t)(uint8_t)((uint32_t)pair << 4)) >> 4;
+}
+
+/* One product a pixel and channel. */
+ES_INLINE void es_mac_s4(const int8_t *x, int32_t x_step, const int8_t *w, int32_t at, int32_t w_step, int32_t pixels,
+                         int32_t channels, uint32_t acc[4])
+{
+    const int32_t second = channels == 2 ? es_weight_s4(w, at + w_step) : 0;
+    const int8_t one[2] = {(int8_t)es_weight_s4(w, at), (int8_t)second};
+    es_mac_s8(x, x_step, one, 1, pixels, channels, acc);
+}
+
+/* The same as es_dot_s8 with weights `at` and on of 4 bits; w_step is even. */
+ES_INLINE void es_dot_s4(const int8_t *x, int32_t x_step, const int8_t *w, int32_t at, int32_t w_step, int32_t count,
+                         int32_t pixels, int32_t channels, uint32_t acc[4])
+{
+    const int8_t *const end = x + count;
+    /* Runs may begin or end within a byte. */
+    if ((at & 1) != 0 && count > 0) {
+        es_mac_s4(x, x_step, w, at, w_step, pixels, channels, acc);
+        x++;
+        at++;
+    }
+    const int8_t *pair = w + (at >> 1);
+    ES_UNROLL_NOT
+    for (; end - x >= 2; x += 2, pair++) {
+        es_mac_s4(x, x_step, pair, 0, w_step, pixels, channels, acc);
+        es_mac_s4(x + 1, x_step, pair, 1, w_step, pixels, channels, acc);
+    }
+    if (x != end)
+        es_mac_s4(x, x_step, pair, 0, w_step, pixels, channels, acc);
+}
+
+/* A place among weights of 8 or 4 bits: a byte, and for 4 bits the weight from there on. */
+typedef struct {
+    const int8_t *byte;
+    int32_t index;
+} es_weights_at;
+
+/* The place `count` weights on; `bits` is a constant. */
+ES_INLINE es_weights_at es_weights_on(es_weights_at at, int32_t count, int32_t bits)
+{
+    if (bits == 4)
+        at.index += count;
+    else
+        at.byte += count;
+    return at;
+}
+
+ES_INLINE int32_t es_weight_s8(es_weights_at at, int32_t bits)
+{
+    return bits == 4 ? es_weight_s4(at.byte, at.index) : at.byte[0];
+}
+
+/* Products along a run of weights of `bits` bits. */
+ES_INLINE void es_dot_bits_s8(const int8_t *x, int32_t x_step, es_weights_at w, int32_t bits, int32_t w_step,
+                              int32_t count, int32_t pixels, int32_t channels, uint32_t acc[4])
+{
+    if (bits == 4)
+        es_dot_s4(x, x_step, w.byte, w.index, w_step, count, pixels, channels, acc);
+    else
+        es_dot_s8(x, x_step, w.byte, w_step, count, pixels, channels, acc);
 }
 
 #endif

@@ -42,12 +42,12 @@ typedef struct {
     int32_t in[4], before[4], after[4];
 } es_padding;
 
-/* Write `bytes` of padding at y; the value is one element of `item` (1 or 4) bytes. */
+/* Write `bytes` of padding at y; the value is one element of `item` (1, 2 or 4) bytes. */
 ES_INLINE uint8_t *es_pad_fill(uint8_t *y, int32_t bytes, const uint8_t *value, int32_t item)
 {
     ES_UNROLL_NOT
     for (int32_t i = 0; i < bytes; i++)
-        y[i] = value[item == 1 ? 0 : (i & 3)];
+        y[i] = value[i & (item - 1)];
     return y + bytes;
 }
 
@@ -82,7 +82,7 @@ typedef struct {
     int32_t size[6], step[6];
 } es_transposition;
 
-/* Element (i0 .. i5) of the output comes from sum of i * step in the input; items of 1 or 4 bytes, never overlapping. */
+/* Element (i0 .. i5) of the output comes from sum of i * step in the input; items of 1, 2 or 4 bytes, never overlapping. */
 ES_INLINE void es_transpose(const void *in, void *out, const es_transposition *t, int32_t item)
 {
     int32_t o = 0;
@@ -98,6 +98,8 @@ ES_INLINE void es_transpose(const void *in, void *out, const es_transposition *t
                             const int32_t from = i + f * t->step[5];
                             if (item == 1)
                                 ((int8_t *)out)[o] = ((const int8_t *)in)[from];
+                            else if (item == 2)
+                                ((uint16_t *)out)[o] = ((const uint16_t *)in)[from];
                             else
                                 ((uint32_t *)out)[o] = ((const uint32_t *)in)[from];
                         }
