@@ -26,9 +26,10 @@ STEPS: dict[str, str] = {
     "abc": "bias correction by the mean input and the weights' rounding errors (analytic)",
     "mse": "weight scales that minimise the squared error instead of covering the largest weight",
     "awq": "input channels scaled up by what their activations weigh, and weights clipped (AWQ)",
+    "clip": "each block's range cut to the part that keeps the layer's output best",
     "hadamard": "inputs and weights rotated by blocks of a Hadamard matrix, which spreads outliers",
 }
-WEIGHT_ONLY_STEPS = frozenset(("awq", "hadamard"))
+WEIGHT_ONLY_STEPS = frozenset(("awq", "clip", "hadamard"))
 """Steps of MatMul and Gemm whose activations stay float."""
 DEFAULT_RANK = 8
 """Rank of the correction that `lorc` adds to each layer."""
@@ -126,7 +127,7 @@ class Recipe:
     @property
     def data_free(self) -> bool:
         """Whether weight-only quantization under this recipe needs no calibration data."""
-        return self.rounding in ("", "rtn") and not {"awq", "bc", "abc"} & set(self.steps)
+        return self.rounding in ("", "rtn") and not {"awq", "clip", "bc", "abc"} & set(self.steps)
 
     @property
     def method(self) -> str:
@@ -244,9 +245,13 @@ def _checked(recipe: Recipe, text: str) -> Recipe:
         raise UsageError(f"recipe {text!r}: smooth serves quantized activations, and here they stay float")
     if recipe.asks_weight_only and not recipe.weight_only:
         raise UsageError(
-            f"recipe {text!r}: awq, hadamard and lorc serve weights beside float activations: write a16, or leave the "
-            "activations out"
+            f"recipe {text!r}: {', '.join(sorted(WEIGHT_ONLY_STEPS))} and lorc serve weights beside float activations: "
+            "write a16, or leave the activations out"
         )
+    if len(cuts := [step for step in ("mse", "awq", "clip") if step in recipe.steps]) > 1:
+        raise UsageError(f"recipe {text!r}: {' and '.join(cuts)} each choose the weights' scales; write one of them")
+    if recipe.group == "tensor" and {"awq", "clip"} & set(recipe.steps):
+        raise UsageError(f"recipe {text!r}: awq and clip choose a range for each block; leave out tensor")
     if recipe.rounding == "adaround" and {"bc", "abc"} & set(recipe.steps):
         raise UsageError(f"recipe {text!r}: adaround fits the biases already; leave out bc and abc")
     if {"bc", "abc"} <= set(recipe.steps):

@@ -119,6 +119,8 @@ def quantize_weights(
     from edgescale.quantize.post_training import check_overrides, check_request, describe_recipe
 
     check_request(model, recipe)
+    if ignored := [step for step in ("cle", "smooth") if step in recipe.steps]:
+        raise UsageError(f"recipe {recipe}: {ignored[0]} serves quantized activations; awq scales inputs of weights")
     if model.ir.opset_imports.get("", 0) < OLDEST_OPSET:
         raise UnsupportedModelError(
             f"{model.name} is of opset {model.ir.opset_imports.get('', 0)}; weights in blocks need opset "
@@ -270,11 +272,11 @@ def _finish(
 def round_matrix(matrix: Real, layout: Layout, recipe: Recipe, x: InputStatistics | None) -> Blocks:
     """Weights [outputs, terms] rounded by the recipe's method.
 
-    rtn covers each block's range (with `mse`, cuts it to the least squared error of the weights). awq and gptq cut it
-    to the least error of the output, then round to nearest, or column by column with the error carried on; adaround
-    descends to the levels that keep the output best.
+    A block's scale covers its range; `mse` cuts the range to the least squared error of the weights, `clip` and `awq`
+    to the least error of the output. Then rtn rounds to nearest, gptq column by column with the error carried on, and
+    adaround descends to the levels that keep the output best.
     """
-    if x is not None and (recipe.method == "gptq" or "awq" in recipe.steps) and recipe.group != "tensor":
+    if x is not None and {"awq", "clip"} & set(recipe.steps):
         blocks = search_clips(matrix, layout, x, symmetric=recipe.symmetric)
     else:
         blocks = quantize_blocks(
