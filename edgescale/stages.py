@@ -108,9 +108,9 @@ class Stages:
             return loaded.variant
         if recipe.trained:
             return self._train(loaded, recipe, calibration, training)
-        if calibration is None:
+        if calibration is None and not (loaded.sequence and recipe.data_free):
             raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
-        samples = calibration.for_model(loaded)
+        samples = calibration.for_model(loaded) if calibration is not None else None
 
         def build(directory: Path) -> Mapping[str, Any]:
             from edgescale.frontend import model_from_ir, save_model
@@ -119,14 +119,15 @@ class Stages:
 
             model = loaded.source.model
             kind = activation_kind()
-            graph, layers = quantize_and_explain(model, samples.load(), recipe, self.progress, activations=kind)
+            data = samples.load() if samples is not None else None
+            graph, layers = quantize_and_explain(model, data, recipe, self.progress, activations=kind)
             save_model(model_from_ir(graph, model.name, model.sha256), directory / "model.onnx")
             return {"diagnosis": [asdict(layer) for layer in layers]}
 
         parts = {
             "model": loaded.variant.sha256,
             "recipe": repr(recipe),
-            "calibration": samples.fingerprint,
+            "calibration": samples.fingerprint if samples is not None else "",
             "machine": platform.machine(),  # decides how activations are stored
         }
         stage = self.store.run("compress", parts, build)
@@ -253,7 +254,7 @@ class Stages:
 
     def _run_all(self, execute: Any, data: Samples, label: str, directory: Path) -> None:
         dataset = data.load()
-        batches = list(dataset.batches(64))
+        batches = list(dataset.parts(64))
         outputs = [execute(batch) for batch in track(batches, self.progress, label, len(batches))]
         np.save(directory / "outputs.npy", np.concatenate(outputs))
 

@@ -40,7 +40,12 @@ class Prepared:
 
 
 def quantize(
-    model: Model, calibration: Dataset, recipe: Recipe, progress: Progress = SILENT, *, activations: Kind = "uint8"
+    model: Model,
+    calibration: Dataset | None,
+    recipe: Recipe,
+    progress: Progress = SILENT,
+    *,
+    activations: Kind = "uint8",
 ) -> ir.Model:
     """A loaded float model in QDQ form under `recipe`; `model` stays as it is.
 
@@ -50,7 +55,9 @@ def quantize(
     recipe says, in 4-bit initializers where they take no more; biases int32 of scale input * weight beside int8
     activations and one weight scale a channel, else float32. Inputs and outputs of the graph stay float32.
     `quantize.rules` says which operators run in integers (the rest stays float between DequantizeLinear and
-    QuantizeLinear), `quantize.plan` which tensors share units. Equal arguments give equal models, to the byte.
+    QuantizeLinear), `quantize.plan` which tensors share units. Transformers and recipes that leave activations float go
+    through `quantize.weight_only`, which needs no data for rounding to nearest (None). Equal arguments give equal
+    models, to the byte.
 
     Raises UsageError for a model that is quantized already, a recipe whose overrides match nothing or data that does
     not fit; UnsupportedModelError where nothing in the model can be quantized or a node computes NaN or infinity.
@@ -60,18 +67,26 @@ def quantize(
 
 def quantize_and_explain(
     model: Model,
-    calibration: Dataset,
+    calibration: Dataset | None,
     recipe: Recipe,
     progress: Progress = SILENT,
     *,
     activations: Kind = "uint8",
     explain: bool = True,
 ) -> tuple[ir.Model, tuple[LayerDiagnosis, ...]]:
-    """As `quantize`, with the diagnosis of its layers (see `diagnose`), worst first; empty without `explain`."""
+    """As `quantize`, with the diagnosis of its layers (see `diagnose`), worst first; empty without `explain`.
+
+    Weight-only quantization (see `weight_only`) is not diagnosed.
+    """
     from edgescale.quantize.diagnose import diagnose
     from edgescale.quantize.mixed import choose_bits
     from edgescale.quantize.reconstruct import round_weights
+    from edgescale.quantize.weight_only import needs_weight_only, quantize_weights
 
+    if needs_weight_only(model, recipe):
+        return quantize_weights(model, calibration, recipe, progress), ()
+    if calibration is None:
+        raise UsageError(f"recipe {recipe} needs calibration data")
     prepared = prepare(model, calibration, recipe, progress, activations)
     if recipe.share is not None:
         stored = choose_bits(prepared, calibration, recipe, progress)
@@ -95,6 +110,14 @@ def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe)
     write = WriteQdq(prepared.plan, prepared.units, stored)
     recurrent = FinishRecurrent(prepared.plan.nodes, prepared.cells)
     Sequential(write, recurrent, common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass(), Compact())(graph)
+    describe_recipe(graph, recipe)
+    if recipe.share is not None:
+        graph.metadata_props["edgescale.bits"] = "; ".join(f"{node.name}={made.bits}" for node, made in stored.items())
+    return graph
+
+
+def describe_recipe(graph: ir.Model, recipe: Recipe) -> None:
+    """Note in a graph's metadata how it was quantized."""
     metadata = {
         "edgescale.recipe": str(recipe),
         "edgescale.observer": recipe.observer,
@@ -102,12 +125,9 @@ def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe)
     }
     if recipe.overrides:
         metadata["edgescale.overrides"] = "; ".join(override_texts(recipe))
-    if recipe.share is not None:
-        metadata["edgescale.bits"] = "; ".join(f"{node.name}={made.bits}" for node, made in stored.items())
     if recipe.simulated:
         metadata["edgescale.simulated"] = recipe.simulated
     graph.metadata_props.update(metadata)
-    return graph
 
 
 def check_request(model: Model, recipe: Recipe) -> None:
@@ -145,7 +165,7 @@ def prepare(
     graph = model.ir.clone()
     CanonicalGemm()(graph)
     nodes = list(graph.graph)
-    _check_overrides(recipe, [str(node.name) for node in nodes], model.name)
+    check_overrides(recipe, [str(node.name) for node in nodes], model.name)
     recipes = _recipes(nodes, recipe)
     if {"cle", "smooth"} & set(recipe.steps):
         equalize(model, graph, calibration, recipe.steps, progress)
@@ -177,7 +197,7 @@ def _stays_float(node: ir.Node, own: Recipe) -> bool:
     from edgescale.quantize.recurrent_rules import RECURRENT
 
     integers = own.activation_bits == 8 and own.activation_format != "fp8"
-    return own.activation_bits == FLOAT or (node.op_type in RECURRENT and not integers)
+    return own.weight_only or (node.op_type in RECURRENT and not integers)
 
 
 def _recipes(nodes: list[ir.Node], recipe: Recipe) -> dict[ir.Node, Recipe]:
@@ -194,7 +214,8 @@ def _recipes(nodes: list[ir.Node], recipe: Recipe) -> dict[ir.Node, Recipe]:
     return recipes
 
 
-def _check_overrides(recipe: Recipe, names: list[str], model: str) -> None:
+def check_overrides(recipe: Recipe, names: list[str], model: str) -> None:
+    """Raise UsageError for an override that matches no node."""
     from fnmatch import fnmatchcase
 
     for rule in recipe.overrides:
