@@ -19,7 +19,7 @@ from edgescale.frontend.graph import constant, input_at
 from edgescale.quantize.blocks import Blocks
 from edgescale.quantize.layers import Stored, layout_of, store
 from edgescale.quantize.patches import Product, product_of
-from edgescale.quantize.post_training import Prepared
+from edgescale.quantize.prepared import Prepared
 from edgescale.quantize.rules import BINARY, data_inputs
 from edgescale.quantize.units import BIAS_LIMIT, Units, units_of
 

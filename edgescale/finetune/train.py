@@ -27,7 +27,8 @@ from edgescale.finetune.network import QuantizedGraph
 from edgescale.finetune.objective import Objective
 from edgescale.finetune.settings import Settings
 from edgescale.frontend.graph import add_initializer, input_at, shape_of
-from edgescale.quantize.post_training import Prepared, finish, prepare
+from edgescale.quantize.post_training import finish, prepare
+from edgescale.quantize.prepared import Prepared
 from edgescale.quantize.reconstruct import round_weights
 from edgescale.quantize.rules import weight_axis
 from edgescale.quantize.units import Kind

@@ -18,7 +18,7 @@ from edgescale.core.variant import LayerDiagnosis
 from edgescale.frontend.graph import add_initializer, constant, input_at, only_consumer, shape_of
 from edgescale.quantize.layers import Stored
 from edgescale.quantize.patches import product_of
-from edgescale.quantize.post_training import Prepared
+from edgescale.quantize.prepared import Prepared
 from edgescale.quantize.rules import MOVES
 from edgescale.quantize.streams import spread_evenly
 from edgescale.quantize.units import Units

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgescale import __version__
 from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.model import Model
 from edgescale.core.progress import SILENT, Progress
-from edgescale.core.recipe import FLOAT, OBSERVERS, Recipe, override_texts
+from edgescale.core.recipe import FLOAT, Recipe
 from edgescale.core.state import decode_states
+from edgescale.quantize.request import check_overrides, check_request, describe_recipe
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,23 +19,9 @@ if TYPE_CHECKING:
     from edgescale.core.variant import LayerDiagnosis
     from edgescale.quantize.histogram import Histogram
     from edgescale.quantize.layers import Stored
-    from edgescale.quantize.plan import Group, Plan
+    from edgescale.quantize.plan import Group
+    from edgescale.quantize.prepared import Prepared
     from edgescale.quantize.units import Kind, Units
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A float graph ready for its weights to be rounded: equalized where asked, activations calibrated.
-
-    `weighted`: the nodes that get quantized weights, in order, each with its recipe; `units` of every planned value.
-    """
-
-    graph: ir.Model
-    plan: Plan
-    units: Mapping[ir.Value, Units]
-    weighted: Mapping[ir.Node, Recipe]
-    cells: Mapping[str, int] = field(default_factory=dict)
-    """Units of LSTM cell states by node name: exponents of two."""
 
 
 def quantize(
@@ -116,37 +101,6 @@ def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe)
     return graph
 
 
-def describe_recipe(graph: ir.Model, recipe: Recipe) -> None:
-    """Note in a graph's metadata how it was quantized."""
-    metadata = {
-        "edgescale.recipe": str(recipe),
-        "edgescale.observer": recipe.observer,
-        "edgescale.version": __version__,
-    }
-    if recipe.overrides:
-        metadata["edgescale.overrides"] = "; ".join(override_texts(recipe))
-    if recipe.simulated:
-        metadata["edgescale.simulated"] = recipe.simulated
-    graph.metadata_props.update(metadata)
-
-
-def check_request(model: Model, recipe: Recipe) -> None:
-    """Raise UsageError for a model or recipe that cannot be quantized whatever the data."""
-    if model.quantized:
-        raise UsageError(
-            f"{model.name} already holds QuantizeLinear/DequantizeLinear nodes; compile it as it is, or quantize the "
-            "float model it came from"
-        )
-    if recipe.is_float:
-        raise UsageError(f"recipe {recipe} quantizes nothing")
-    if recipe.trained:
-        raise UsageError(f"recipe {recipe} is trained: give --train to `edgescale compile`, or use edgescale.finetune")
-    if recipe.observer not in OBSERVERS:
-        raise UsageError(f"unknown observer {recipe.observer!r}; known: {', '.join(OBSERVERS)}")
-    if not 50.0 < recipe.percentile <= 100.0:
-        raise UsageError(f"percentile {recipe.percentile} must lie above 50 and at most at 100")
-
-
 def prepare(
     model: Model, calibration: Dataset, recipe: Recipe, progress: Progress = SILENT, activations: Kind = "uint8"
 ) -> Prepared:
@@ -212,16 +166,6 @@ def _recipes(nodes: list[ir.Node], recipe: Recipe) -> dict[ir.Node, Recipe]:
         if clamp is not None and recipes[clamp] is recipe:
             recipes[clamp] = recipes[node]
     return recipes
-
-
-def check_overrides(recipe: Recipe, names: list[str], model: str) -> None:
-    """Raise UsageError for an override that matches no node."""
-    from fnmatch import fnmatchcase
-
-    for rule in recipe.overrides:
-        if not any(fnmatchcase(name, rule.pattern) for name in names):
-            listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise UsageError(f"override {rule.pattern!r} matches no node of {model}; its nodes: {listed}")
 
 
 def _kind(group: Group, recipes: Mapping[ir.Node, Recipe], activations: Kind) -> Kind:

@@ -116,7 +116,7 @@ def quantize_weights(
     UnsupportedModelError where nothing can be quantized or the opset is older than 21.
     """
     from edgescale.quantize.blockwise import write
-    from edgescale.quantize.post_training import check_overrides, check_request, describe_recipe
+    from edgescale.quantize.request import check_overrides, check_request, describe_recipe
 
     check_request(model, recipe)
     if ignored := [step for step in ("cle", "smooth") if step in recipe.steps]:
