@@ -227,7 +227,7 @@ def _loss_scale(fit: Fit) -> float:
     # nearly absolute loss: psi' is a spike of height 1 and width 2 delta, times the density at zero
     inside = float((np.abs(r) <= max(delta, width)).mean())
     slope = inside * min(delta / width, 1.0)
-    return second / (2 * max(slope, 1e-6))
+    return float(second / (2 * max(slope, 1e-6)))
 
 
 def _curvature_error(fit: Fit, index: int) -> float:

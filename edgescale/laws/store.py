@@ -63,11 +63,11 @@ class SavedFit:
         said = []
         for name, values in self.form.columns(data).items():
             low, high = self.ranges[name]
-            if values.max() > high * (1 + 1e-12):
+            if values.max() > high * 1.001:
                 said.append(
                     f"{name} up to {values.max():.4g} lies {_times(values.max(), high)} beyond the data ({high:.4g})"
                 )
-            if values.min() < low * (1 - 1e-12):
+            if values.min() < low * 0.999:
                 said.append(f"{name} down to {values.min():.4g} lies below the data ({low:.4g})")
         return said
 
