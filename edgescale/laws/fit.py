@@ -237,6 +237,7 @@ def fit(
         raise FitError("at least one start is needed")
     inner, agreement = descend(problem, draw(problem, starts, seed))
     residuals = problem.residuals(inner[None], problem.targets(problem.y))[0][0]
+    _require_explanation(problem, residuals)
     warnings = _examine(problem, inner, residuals, agreement, starts)
     digest = data_hash(form, problem.columns, problem.y)
     return Fit(problem, inner, problem.cost(inner), residuals, starts, agreement, seed, digest, warnings)
@@ -265,6 +266,22 @@ def descend(problem: Problem, start: Real) -> tuple[Real, float]:
     winner = int(np.argmin(polished.cost))
     reached = costs <= polished.cost[winner] * (1 + 1e-4) + 1e-28
     return polished.inner[winner], float(reached[inverse.ravel()].mean())
+
+
+UNEXPLAINED = 0.98
+"""Share of a constant's misfit at which a law is said to explain nothing."""
+
+
+def _require_explanation(problem: Problem, residuals: Real) -> None:
+    target = problem.targets(problem.y)
+    constant = float(huber(target - np.median(target), problem.loss.delta).sum())
+    left = float(huber(residuals, problem.loss.delta).sum())
+    if left > UNEXPLAINED * constant:
+        raise FitError(
+            f"{problem.form.name!r} explains these data no better than a constant ({left / constant:.0%} of its "
+            f"misfit remains): {problem.form.output} does not follow {problem.form.equation}. "
+            "Does it rise where the law falls?"
+        )
 
 
 def _examine(problem: Problem, inner: Real, residuals: Real, agreement: float, starts: int) -> tuple[str, ...]:

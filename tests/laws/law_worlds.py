@@ -52,6 +52,7 @@ WORLDS: dict[str, World] = {
     w.form.name: w
     for w in (
         World(FORMS["power-law"], {"E": 0.08, "A": 3.0, "alpha": 0.4}, {"n": (1e2, 1e5)}, {"n": 4e5}),
+        World(FORMS["growth"], {"E": 0.5, "A": 2e-5, "b": 0.95}, {"n": (1e4, 1e8)}, {"n": 4e8}),
         World(FORMS["chinchilla"], CHIN, ND, FAR),
         World(FORMS["overtrained"], {"a": 150.0, "b": 300.0, "E": 1.8, "eta": 0.27}, ND, FAR),
         World(FORMS["shape"], {**CHIN, "epsilon": 0.004, "gamma": 0.6}, {**ND, "R": (4, 400)}, {**FAR, "R": 400.0}),

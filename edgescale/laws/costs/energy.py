@@ -10,12 +10,8 @@ from edgescale.laws.errors import FitError
 
 HOROWITZ = "Horowitz, Computing's energy problem, ISSCC 2014, 45 nm, 0.9 V"
 PICOJOULES: Mapping[str, tuple[float, str]] = {
-    "int8-add": (0.03, HOROWITZ),
-    "int8-mul": (0.2, HOROWITZ),
     "int32-add": (0.1, HOROWITZ),
     "int32-mul": (3.1, HOROWITZ),
-    "fp16-add": (0.4, HOROWITZ),
-    "fp16-mul": (1.1, HOROWITZ),
     "fp32-add": (0.9, HOROWITZ),
     "fp32-mul": (3.7, HOROWITZ),
 }

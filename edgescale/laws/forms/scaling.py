@@ -42,6 +42,23 @@ POWER_LAW = Form(
 )
 
 
+def _growth(p: Terms, x: Mapping[str, Real]) -> Expression:
+    return p["E"] + p["A"] * exp(p["b"] * log(x["n"]))
+
+
+GROWTH = Form(
+    "growth",
+    "y = E + A n^b: a cost that grows with size",
+    "Dollar et al. 2021, arXiv:2103.06877 (time as a power of activations)",
+    (Input("n", "any", "MACs, activations, size"),),
+    (amplitude("E"), amplitude("A"), exponent("b", 0.3, 1.5)),
+    _growth,
+    output="cost",
+    unit="any",
+    delta=1e-2,
+)
+
+
 def _chinchilla(p: Terms, x: Mapping[str, Real]) -> Expression:
     return p["E"] + decay(p["A"], x["N"], p["alpha"]) + decay(p["B"], x["D"], p["beta"])
 
@@ -247,5 +264,5 @@ HEADS = Form(
 )
 
 FORMS = (
-    POWER_LAW, CHINCHILLA, OVERTRAINED, SHAPE, WIDTH_DEPTH, FARSEER, PARALLEL, VISION_TOKENS, EXPERTS, HEADS,
+    POWER_LAW, GROWTH, CHINCHILLA, OVERTRAINED, SHAPE, WIDTH_DEPTH, FARSEER, PARALLEL, VISION_TOKENS, EXPERTS, HEADS,
 )  # fmt: skip
