@@ -91,7 +91,9 @@ def command(data: Path | None, law: str | None, laws: bool, as_json: bool, **how
     for condition in how["conditions"]:
         table = table.where(condition)
     named = _pairs(how["mapping"], "--map", {i.name for i in form.inputs})
-    columns = {i.name: table.numbers(named.get(i.name, i.name)) for i in form.inputs if _present(i, named, table)}
+    columns = {
+        i.name: _column(table, named.get(i.name, i.name), i, form) for i in form.inputs if _present(i, named, table)
+    }
     observed = table.numbers(how["target_column"] or form.output)
     held = {name: _number(value, "--hold") for name, value in _pairs(how["hold"], "--hold", set(form.names)).items()}
     made = fit(
@@ -124,6 +126,15 @@ def command(data: Path | None, law: str | None, laws: bool, as_json: bool, **how
 def _present(i: Any, named: dict[str, str], table: Table) -> bool:
     """Whether an input is to be read: it was mapped, has its column, or has no default (then reading it says so)."""
     return i.name in named or i.name in table.columns or i.default is None
+
+
+def _column(table: Table, name: str, i: Any, form: Any) -> Any:
+    """A column as numbers; families by name become their index in the law's."""
+    if i.unit != "index":
+        return table.numbers(name)
+    from edgescale.laws.forms.curves import family_index
+
+    return family_index(form, table.column(name))
 
 
 def _read(data: Path, target: str | None) -> Table:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgescale.cli.common import console, json_option, print_json
 from edgescale.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgescale.laws.form import Form, Input
 
 
 @click.command("predict")
@@ -43,8 +48,11 @@ def command(
         from edgescale.laws.table import read_table
 
         table = read_table(data)
-        given = {i.name: list(table.numbers(i.name)) for i in form.inputs if i.name in table.columns}
-    given |= _parse(inputs, {i.name for i in form.inputs})
+        for i in form.inputs:
+            if i.name in table.columns:
+                whole = i.unit == "index"
+                given[i.name] = _values(table.column(i.name), i, form) if whole else list(table.numbers(i.name))
+    given |= _parse(inputs, form)
     columns = form.columns(given)
     if saved is None:
         if observation:
@@ -74,14 +82,24 @@ def command(
     return 0
 
 
-def _parse(inputs: tuple[str, ...], known: set[str]) -> dict[str, list[float]]:
+def _values(texts: Sequence[object], i: Input, form: Form) -> list[float]:
+    """Numbers, or indices of families given by name."""
+    if i.unit == "index":
+        from edgescale.laws.forms.curves import family_index
+
+        return family_index(form, texts)
+    return [float(str(text)) for text in texts]
+
+
+def _parse(inputs: tuple[str, ...], form: Form) -> dict[str, list[float]]:
+    known = {i.name: i for i in form.inputs}
     made = {}
     for text in inputs:
         name, sign, values = text.partition("=")
         if not sign or name not in known:
             raise UsageError(f"{text!r}: write INPUT=VALUE with INPUT one of {', '.join(sorted(known))}")
         try:
-            made[name] = [float(value) for value in values.split(",")]
+            made[name] = _values(values.split(","), known[name], form)
         except ValueError:
             raise UsageError(f"{text!r}: {values!r} is no number or list of numbers") from None
     return made

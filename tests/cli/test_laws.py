@@ -79,6 +79,28 @@ def test_published_laws_and_the_list(edgescale: Callable) -> None:
     assert edgescale("fit", "--laws").code == 0
 
 
+def test_families_are_given_by_name(edgescale: Callable, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["s,t,family,accuracy"]
+    for i in range(60):
+        s, t = np.exp(rng.uniform(-2, 3, 2))
+        score = {"gem": -0.8, "oak": 0.1}[name := ("gem", "oak")[i % 2]] + 0.4 * np.log(s) + 0.2 * np.log(t)
+        rows.append(f"{s},{t},{name},{0.2 + 0.8 / (1 + np.exp(-score)) + rng.normal(0, 0.002)}")
+    (tmp_path / "families.csv").write_text("\n".join(rows))
+    out = tmp_path / "law.json"
+    answer = edgescale(
+        "fit", str(tmp_path / "families.csv"), "--law", "shared-slopes:gem,oak", "-o", str(out), "--json"
+    )
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["params"]["alpha_oak"] == pytest.approx(0.1, abs=0.05)
+    asked = edgescale("predict", str(out), "s=20", "t=20", "family=gem,oak", "--json")
+    gem, oak = json.loads(asked.out)["rows"]
+    assert (
+        gem["accuracy"] < oak["accuracy"] == pytest.approx(0.2 + 0.8 / (1 + np.exp(-0.1 - 0.6 * np.log(20))), abs=0.01)
+    )
+    assert "unknown family" in edgescale("predict", str(out), "s=20", "t=20", "family=elm").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

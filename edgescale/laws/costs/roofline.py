@@ -8,12 +8,12 @@ leave-one-out is kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from edgescale.core.measurement import Measurement
 from edgescale.laws.duals import Real
 from edgescale.laws.errors import FitError
 
@@ -114,10 +114,30 @@ def _solve(work: Sequence[Work], times: Real, kinds: Sequence[str], overlap: boo
     return np.asarray(found, dtype=np.float64)
 
 
-def work_of(measurement: Measurement, metric: str = "latency") -> tuple[list[Work], list[float]]:
-    """Layers of a measurement as work and times (any metric with a figure a layer, e.g. "cycles")."""
+class Valued(Protocol):
+    """A figure: a quantity, or a bundle's record of one."""
+
+    @property
+    def value(self) -> float: ...
+
+
+class Layer(Protocol):
+    """A profiled layer, of a measurement (`LayerFigures`) or of a bundle (`LayerRecord`)."""
+
+    @property
+    def op(self) -> str: ...
+    @property
+    def kernel(self) -> str: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def metrics(self) -> Mapping[str, Valued]: ...
+
+
+def work_of(layers: Sequence[Layer], metric: str = "latency") -> tuple[list[Work], list[float]]:
+    """Profiled layers as work and times (any metric with a figure a layer, e.g. "cycles")."""
     rows, times = [], []
-    for layer in measurement.layers:
+    for layer in layers:
         figure = layer.metrics.get(metric)
         if figure is None or figure.value <= 0:
             continue
@@ -125,7 +145,7 @@ def work_of(measurement: Measurement, metric: str = "latency") -> tuple[list[Wor
         rows.append(Work(layer.kernel or layer.op, layer.macs, moved.value if moved else 0.0))
         times.append(figure.value)
     if not rows:
-        raise FitError(f"the measurement on {measurement.target} has no {metric} of single layers")
+        raise FitError(f"these measurements have no {metric} of single layers")
     return rows, times
 
 

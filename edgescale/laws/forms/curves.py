@@ -141,6 +141,21 @@ COVERAGE = Form(
 FORMS = (COVERAGE, PIECEWISE, RECTIFIED, LOSS_TO_ERROR, SIGMOID_ERROR, TURNING)
 
 
+def family_index(form: Form, values: Sequence[object]) -> list[float]:
+    """Index of every family named in `values` (numbers are taken as they are) in a form of shared slopes."""
+    families = form.name.partition(":")[2].split(",")
+    made = []
+    for value in values:
+        if str(value) in families:
+            made.append(float(families.index(str(value))))
+            continue
+        try:
+            made.append(float(str(value)))
+        except ValueError:
+            raise FitError(f"unknown family {value!r}; the law knows {', '.join(families)}") from None
+    return made
+
+
 def shared_slopes(families: Sequence[str]) -> Form:
     """Accuracy of several families on one task: slopes in log size and log data shared, an intercept a family.
 
