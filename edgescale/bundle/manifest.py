@@ -109,7 +109,7 @@ class VerdictRecord(Record, frozen=True, kw_only=True):
 
 
 class TensorRecord(Record, frozen=True, kw_only=True):
-    """An input or output of an ONNX artifact: static shape (batch 1 first) and NumPy dtype name."""
+    """An input or output of an ONNX artifact: shape (batch 1 first, -1 for any size) and NumPy dtype name."""
 
     name: str
     shape: tuple[int, ...]

@@ -21,6 +21,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("edgescale.cli.export", "Write a bundle's C as a folder for CMake, make, Arduino or any other build."),
     "policy": ("edgescale.cli.policy", "Show what the run-time controller chooses among, or write it as C."),
     "explain": ("edgescale.cli.explain", "Say why a bundle's variants were chosen or not, and where their cost lies."),
+    "fit": ("edgescale.cli.fit", "Fit a law to measurements: parameters, intervals, plots, a file to predict from."),
+    "predict": ("edgescale.cli.predict", "Predict with a fitted or published law, with intervals."),
     "targets": ("edgescale.cli.targets", "List target profiles, or show one."),
     "ops": ("edgescale.cli.ops", "List the operators each back end executes, with their rules."),
     "doctor": ("edgescale.cli.doctor", "Check what is installed and what each back end and rig still needs."),

@@ -51,8 +51,7 @@ def _write(policy: Policy, out: Path, name: str) -> list[str]:
 
     out.mkdir(parents=True, exist_ok=True)
     texts = c_policy(policy, name)
-    for file in ("es_controller.h", "es_controller.c"):
-        texts[file] = (firmware_root() / "controller" / file).read_text()
+    texts |= {path.name: path.read_text() for path in sorted((firmware_root() / "controller").iterdir())}
     for file, text in texts.items():
         write_whole(out / file, text)
     return [str(out / file) for file in texts]

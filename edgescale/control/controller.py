@@ -164,11 +164,12 @@ class Controller:
         self.current = best
         return self._decision
 
-    def report(self, steps_us: Sequence[int], total_us: int | None = None, energy_uj: int | None = None) -> None:
+    def report(self, steps_us: Sequence[int], total_us: int | None = None, energy_uj: int | None = None) -> int:
         """What the decided option took: microseconds of each step that ran, and of the whole call.
 
         total_us: with loading and all else; by default the sum. energy_uj: where it was measured; else it is
-        estimated from the policy. Raises UsageError for more steps than the option has.
+        estimated from the policy. Returns the energy of the call, microjoules. Raises UsageError for more steps than
+        the option has.
         """
         decision, request = self._decision, self._request
         steps = self.policy.options[decision.option].steps
@@ -197,8 +198,10 @@ class Controller:
             if self.misses[last] >= MISSES_IN_A_ROW:
                 self.misses[last] = 0
                 self._demote(last)
-        self._pace(total, min(estimated, U32_MAX) if energy_uj is None else energy_uj)
+        spent = min(estimated if energy_uj is None else energy_uj, U32_MAX)
+        self._pace(total, spent)
         self.calls = min(self.calls + 1, U32_MAX)
+        return spent
 
     def settled(self, confidence: int, spent_us: int) -> bool:
         """Whether the first answer of a cascade stands.
@@ -249,7 +252,7 @@ class Controller:
         limit = request.mean_us or request.mean_uj
         if not limit:
             return
-        spent = us if request.mean_us else min(microjoules, U32_MAX)
+        spent = us if request.mean_us else microjoules
         most = min(limit * MOST_SURPLUS, I32_MAX)
         self.surplus = min(max(self.surplus + limit - spent, -I32_MAX), most)
         step = (min(self._wanted, 2048) - 256) * 16

@@ -76,7 +76,7 @@ def simulate(policy: Policy, trace: Trace, request: Request) -> list[Outcome]:
     """All controllers on one trace; `request` holds for every call, free memory and difficulty follow the trace."""
     world = _World(policy, trace)
     static = _best_static(world, request)
-    names: list[tuple[str, Callable[[], tuple[Chooser, Callable[[list[int], int], None]]]]] = [
+    names: list[tuple[str, Callable[[], tuple[Chooser, Callable[[list[int], int], object]]]]] = [
         ("edgescale", lambda: _ours(policy)),
         ("ALERT-like", lambda: _alert(policy)),
         ("largest that fits", lambda: (lambda call, asked: _largest(policy, asked), _deaf)),
@@ -96,7 +96,7 @@ def _asked(trace: Trace, call: int, request: Request) -> Request:
 
 
 def _play(
-    name: str, world: _World, request: Request, choose: Chooser, tell: Callable[[list[int], int], None]
+    name: str, world: _World, request: Request, choose: Chooser, tell: Callable[[list[int], int], object]
 ) -> Outcome:
     options, trace = world.policy.options, world.trace
     misses = counted = switches = broken = 0
@@ -137,7 +137,7 @@ def _play(
     )
 
 
-def _ours(policy: Policy) -> tuple[Chooser, Callable[[list[int], int], None]]:
+def _ours(policy: Policy) -> tuple[Chooser, Callable[[list[int], int], object]]:
     controller = Controller(policy)
     controller.resident = 0xFFFF
     return (lambda call, asked: controller.decide(asked).option), (lambda times, total: controller.report(times, total))
@@ -169,7 +169,7 @@ def _best_static(world: _World, request: Request) -> int:
     return max(good, key=lambda i: outcomes[i].quality)
 
 
-def _alert(policy: Policy) -> tuple[Chooser, Callable[[list[int], int], None]]:
+def _alert(policy: Policy) -> tuple[Chooser, Callable[[list[int], int], object]]:
     """Kalman filter and choice of ALERT (Wan et al., USENIX ATC 2020), with the constants of the paper."""
     state = {"mean": 1.0, "variance": 0.1, "gain": 0.5, "drift": 0.1, "innovation": 0.0, "option": 0.0}
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
-from edgescale.control import Controller, Limit, Option, Request
+from edgescale.control import Battery, Controller, Limit, Option, Request
 from edgescale.control.policy import CERTAIN, QUALITY_ONE
 from edgescale.core.errors import RigError, UsageError
 from edgescale.runtime.session import Session
@@ -27,6 +27,7 @@ class AdaptiveResult:
     outputs: name -> array without the batch axis, of the variant that answered (`entry`). ran: entries in the
     order they ran, more than one where a cascade asked on. held: whether every limit was promised to hold with
     the asked probability; binding: what keeps a better option out, or what could not be met. quality: expected.
+    energy_uj: estimated from the policy and the time taken, 0 where the target has no figure of power.
     """
 
     outputs: Mapping[str, Array]
@@ -36,6 +37,7 @@ class AdaptiveResult:
     held: bool
     binding: Limit
     milliseconds: float
+    energy_uj: int
 
     @property
     def output(self) -> Array:
@@ -88,15 +90,19 @@ class AdaptiveSession:
         quality: float = 0.0,
         difficulty: int = 0,
         cheapest: bool = False,
+        battery: Battery | None = None,
     ) -> AdaptiveResult:
         """Answer one sample within limits.
 
         deadline_ms: to be missed in at most the share `violation` of the calls. memory: bytes a variant may have.
         energy_uj: of this call. mean_ms or mean_uj: mean over calls. quality: least expected quality in [0, 1].
-        cheapest: the least cost that reaches `quality`. Where nothing holds the cheapest option runs, and the
+        cheapest: the least cost that reaches `quality`. battery: energy that must last; sets mean_uj, and is charged
+        with what the call took. Where nothing holds the cheapest option runs, and the
         result says so. A variant that fails is left out for some calls and another answers; RigError only where
         all fail.
         """
+        if battery is not None:
+            mean_uj = battery.mean_uj(monotonic())
         request = Request(
             deadline_us=_scaled(deadline_ms, 1e3),
             violation=max(round(violation * 65536), 1),
@@ -120,9 +126,13 @@ class AdaptiveSession:
                     trouble = error.cause
                     continue
                 total = (perf_counter_ns() - begun) // 1000
-                self.controller.report(times, total)
+                energy = self.controller.report(times, total)
+                if battery is not None:
+                    battery.spend(energy)
                 worth = option.quality[difficulty if len(option.quality) > 1 else 0] / QUALITY_ONE
-                return AdaptiveResult(outputs, ran[-1], tuple(ran), worth, decision.held, decision.binding, total / 1e3)
+                return AdaptiveResult(
+                    outputs, ran[-1], tuple(ran), worth, decision.held, decision.binding, total / 1e3, energy
+                )
             raise RigError(f"every variant failed, the last with: {trouble}") from trouble
 
     def ready(self) -> None:

@@ -23,10 +23,14 @@ def sparsify(
     data: calibration samples of the model's input, labels unused. Raises UsageError for a model that is quantized
     or a share that cannot be met, UnsupportedModelError where nothing of the model can be made sparse.
     """
+    from edgescale.core.errors import UsageError
+    from edgescale.core.model import takes_sequences
     from edgescale.sparsify.masks import prune_weights
     from edgescale.sparsify.prune import ChannelRequest, prune_channels
     from edgescale.sparsify.tolerance import prune_automatically
 
+    if takes_sequences(model.inputs):
+        raise UsageError(f"{model.name} takes more than one float input of fixed shape; sparsity needs a model of one")
     report: dict[str, Any] = {}
     for part in parts:
         if part.is_auto:

@@ -1,22 +1,8 @@
 /* See es_controller.h and docs/controller.md. Names of the steps are those of edgescale.control in Python. */
 #include "es_controller.h"
 
-#if defined(__GNUC__) || defined(__clang__)
-#define ES_APART __attribute__((noinline)) /* one copy: code size counts more than a call */
-#else
-#define ES_APART
-#endif
+#include "es_slowdown.h"
 
-#define OCTAVE 65536
-#define LEAST_NOISE 40
-#define LEAST_DRIFT 20
-#define MOST_VARIANCE (1 << 20)
-#define MOST_SIGMA (2 * OCTAVE)
-#define FIRST_VARIANCE (1 << 14)
-#define FARTHEST (8 * OCTAVE)
-#define LEAST_BREACH (OCTAVE / 16)
-#define CREDIT (-2 * OCTAVE)
-#define MOST_DEBT (4 * OCTAVE)
 #define MOST_CORRECTION (2 * OCTAVE)
 #define MISSES_IN_A_ROW 3u
 #define FIRST_WAIT 8u
@@ -25,161 +11,6 @@
 #define MOST_RATIO (1u << 16)
 #define MOST_SURPLUS 64u
 #define MERIT_ZERO 0x40000000u /* merit of a quality of 0 */
-#define U32_MAX 0xffffffffu
-#define I32_MAX 0x7fffffff
-
-typedef struct {
-    uint16_t share; /* of violations, Q16 */
-    int16_t z;      /* standard deviations, Q8 */
-} quantile;
-
-static const quantile quantiles[] = {{7, 952},    {66, 791},   {131, 737},  {328, 659},   {655, 596},
-                                     {1311, 526}, {3277, 421}, {6554, 328}, {16384, 173}, {32768, 0}};
-
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
-static int32_t clamp(int32_t x, int32_t least, int32_t most)
-{
-    return x < least ? least : min_i32(x, most);
-}
-
-static uint32_t min_u32(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
-/* x / 2^bits, rounded down also below zero. */
-static int32_t shifted(int32_t x, uint32_t bits)
-{
-    return x >= 0 ? (int32_t)((uint32_t)x >> bits) : (int32_t)~(~(uint32_t)x >> bits);
-}
-
-static uint32_t sum(uint32_t a, uint32_t b)
-{
-    return a > U32_MAX - b ? U32_MAX : a + b;
-}
-
-static uint32_t scaled(uint32_t value, uint32_t scale)
-{
-    const uint64_t product = ((uint64_t)value * scale) >> 12;
-    return product > U32_MAX ? U32_MAX : (uint32_t)product;
-}
-
-static uint32_t worked(uint32_t value, uint32_t work)
-{
-    const uint64_t product = ((uint64_t)value * work) >> 8;
-    return product > U32_MAX ? U32_MAX : (uint32_t)product;
-}
-
-static ES_APART int32_t log2_q16(uint32_t value)
-{
-    int32_t n = 31;
-    uint32_t f, bend, slope;
-    if (value == 0)
-        value = 1;
-    while (!(value >> 31)) {
-        value <<= 1;
-        n--;
-    }
-    f = (value - 0x80000000u) >> 15;
-    bend = (f * (65536 - f)) >> 16;
-    slope = 28752 - (((15667 - ((5383 * f) >> 16)) * f) >> 16);
-    return n * OCTAVE + (int32_t)(f + ((bend * slope) >> 16));
-}
-
-static ES_APART uint32_t exp2_q12(int32_t x)
-{
-    const uint32_t up = (uint32_t)(clamp(x, -8 * OCTAVE, 15 * OCTAVE) + 8 * OCTAVE);
-    const uint32_t n = up >> 16, f = up & 0xffff;
-    const uint32_t bend = (f * (65536 - f)) >> 16;
-    const uint32_t slope = 20119 + (((4289 + ((898 * f) >> 16)) * f) >> 16);
-    const uint32_t m = 65536 + f - ((bend * slope) >> 16);
-    return n <= 12 ? m >> (12 - n) : m << (n - 12);
-}
-
-static ES_APART uint32_t square_root(uint32_t value)
-{
-    uint32_t root = 0, bit = 1u << 30;
-    while (bit > value)
-        bit >>= 2;
-    for (; bit; bit >>= 2) {
-        if (value >= root + bit) {
-            value -= root + bit;
-            root = (root >> 1) + bit;
-        } else {
-            root >>= 1;
-        }
-    }
-    return root;
-}
-
-static int32_t square_q16(int32_t x)
-{
-    const uint32_t size = (uint32_t)(x < 0 ? -x : x);
-    return (int32_t)(((uint64_t)size * size) >> 16);
-}
-
-static int32_t sigma_of(int32_t variance)
-{
-    return min_i32((int32_t)(square_root((uint32_t)variance << 8) << 4), MOST_SIGMA);
-}
-
-static int32_t base_bound(const es_controller *c, int32_t z)
-{
-    return c->mean + shifted(z * c->sigma, 8);
-}
-
-static int32_t margin(const es_controller *c)
-{
-    return c->debt > 0 ? shifted(shifted(c->debt, 8) * c->breach, 8) : 0;
-}
-
-static ES_APART int32_t deviations(uint32_t violation)
-{
-    int32_t z = quantiles[0].z;
-    for (uint32_t i = 0; i < sizeof quantiles / sizeof quantiles[0]; i++)
-        if (quantiles[i].share <= violation)
-            z = quantiles[i].z;
-    return z;
-}
-
-static ES_APART void observe(es_controller *c, int32_t seen)
-{
-    const int32_t innovation = clamp(seen - c->mean, -FARTHEST, FARTHEST);
-    const int32_t predicted = min_i32(c->variance + c->drift, MOST_VARIANCE);
-    const int32_t total = predicted + c->noise;
-    const int32_t gain = (int32_t)(((uint32_t)predicted << 10) / (uint32_t)total);
-    const int32_t limit = 3 * c->sigma + OCTAVE / 16;
-    const int32_t sign = innovation > limit ? 1 : innovation < -limit ? -1 : 0;
-    const int32_t pulled = shifted(gain * innovation, 10);
-    int32_t step = pulled;
-    if (sign == 0)
-        c->noise = clamp(c->noise + shifted(square_q16(innovation) - total, 4), LEAST_NOISE, MOST_VARIANCE);
-    else if (sign == c->streak)
-        step = innovation;
-    else
-        step = shifted(gain * limit * sign, 10);
-    c->streak = sign;
-    c->mean = clamp(c->mean + step, -FARTHEST, FARTHEST);
-    c->variance = predicted - shifted(gain * predicted, 10);
-    c->drift = clamp(shifted(77 * c->drift + 179 * square_q16(step), 8), LEAST_DRIFT, MOST_VARIANCE);
-    c->sigma = sigma_of(min_i32(c->variance + c->drift + c->noise, 3 * MOST_VARIANCE));
-}
-
-static void judge(es_controller *c, int32_t missed, int32_t beyond)
-{
-    const int32_t violation = (int32_t)c->request.violation;
-    if (missed) {
-        c->debt = min_i32(c->debt + OCTAVE - violation, MOST_DEBT);
-        c->breach = clamp(c->breach + shifted(beyond - c->breach, 1), LEAST_BREACH, FARTHEST);
-    } else {
-        c->debt = clamp(c->debt - violation, CREDIT, MOST_DEBT);
-        c->breach = clamp(c->breach - shifted(c->breach, 8), LEAST_BREACH, FARTHEST);
-    }
-}
 
 static ES_APART void demote(es_controller *c, uint32_t v)
 {
@@ -374,8 +205,8 @@ es_decision es_controller_decide(es_controller *c, const es_request *request)
     return c->decision;
 }
 
-void es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t steps, uint32_t total_us,
-                          uint32_t energy_uj)
+uint32_t es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t steps, uint32_t total_us,
+                              uint32_t energy_uj)
 {
     const es_option *o = &c->policy->options[c->decision.option];
     int32_t beyond = -16 * OCTAVE;
@@ -411,8 +242,11 @@ void es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t s
             demote(c, last);
         }
     }
-    pace(c, total_us, energy_uj == ES_UNKNOWN_ENERGY ? estimated : energy_uj);
+    if (energy_uj == ES_UNKNOWN_ENERGY)
+        energy_uj = estimated;
+    pace(c, total_us, energy_uj);
     c->calls = sum(c->calls, 1);
+    return energy_uj;
 }
 
 void es_controller_failed(es_controller *c, uint32_t variant)

@@ -106,9 +106,9 @@ void es_controller_init(es_controller *c, const es_policy *policy);
 es_decision es_controller_decide(es_controller *c, const es_request *request);
 
 /* What the decided option took: microseconds of each of the `steps` that ran (1 or 2), and of the whole call.
-   energy_uj: measured, or ES_UNKNOWN_ENERGY. */
-void es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t steps, uint32_t total_us,
-                          uint32_t energy_uj);
+   energy_uj: measured, or ES_UNKNOWN_ENERGY. Returns the energy of the call, estimated where it was not measured. */
+uint32_t es_controller_report(es_controller *c, const uint32_t *steps_us, uint32_t steps, uint32_t total_us,
+                              uint32_t energy_uj);
 
 /* A variant crashed or could not be loaded: it is left out for some calls, longer each time. */
 void es_controller_failed(es_controller *c, uint32_t variant);

@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import linprog
 
 from edgescale.control import (
+    Battery,
     Controller,
     Limit,
     Option,
@@ -80,6 +81,37 @@ def test_a_mean_cost_is_never_exceeded_and_well_spent(share, energy):
         assert spent <= unit * limit * (call + 1) * 1.001
     best = linprog(-np.array(QUALITIES), A_ub=[TIMES], b_ub=[limit], A_eq=[[1.0] * len(TIMES)], b_eq=[1.0])
     assert quality / calls >= -best.fun - 0.004
+
+
+@pytest.mark.parametrize("mean", [450, 900, 2000, 4000])
+def test_a_battery_lasts_and_is_used(mean):
+    calls, ours, quality = 1000, controller(), 0.0
+    battery = Battery(3.0 * mean * calls, calls=calls)
+    for _ in range(calls):
+        option = ours.decide(Request(mean_uj=battery.mean_uj())).option
+        battery.spend(ours.report([TIMES[option]]))
+        quality += QUALITIES[option]
+        assert battery.remaining_uj >= 0
+    assert battery.remaining_uj <= 0.04 * 3 * mean * calls
+    best = linprog(-np.array(QUALITIES), A_ub=[TIMES], b_ub=[mean], A_eq=[[1.0] * len(TIMES)], b_eq=[1.0])
+    assert quality / calls >= -best.fun - 0.004
+
+
+def test_a_battery_lasts_until_a_time_though_calls_come_irregularly():
+    rng, now, until = np.random.default_rng(0), 0.0, 5_000.0
+    ours, battery = controller(), Battery(5_000_000, until_s=until)
+    while now < until:
+        option = ours.decide(Request(mean_uj=battery.mean_uj(now))).option
+        battery.spend(ours.report([TIMES[option]]))
+        now += rng.exponential(3.0 if now < until / 2 else 8.0)
+        assert battery.remaining_uj >= 0
+    assert battery.remaining_uj <= 0.1 * 5_000_000
+
+
+@pytest.mark.parametrize("wrong", [{}, {"calls": 1, "until_s": 2.0}, {"calls": 0}, {"calls": 1, "reserve": 1.0}])
+def test_a_wrong_battery_is_refused(wrong):
+    with pytest.raises(UsageError):
+        Battery(100, **wrong)
 
 
 def test_profiles_that_are_wrong_are_corrected_within_ten_calls():

@@ -65,6 +65,7 @@ def build(folder: Path, *flags: str) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     loaded.es_controller_decide.restype = CDecision
     loaded.es_controller_settled.restype = I32
+    loaded.es_controller_report.restype = U32
     return loaded
 
 
@@ -102,10 +103,10 @@ class CController:
         d = self.library.es_controller_decide(self.state, ctypes.byref(asked))
         return d.option, bool(d.held), d.binding, d.bound
 
-    def report(self, steps_us: list[int], total_us: int, energy_uj: int | None) -> None:
+    def report(self, steps_us: list[int], total_us: int, energy_uj: int | None) -> int:
         times = (U32 * 2)(*steps_us)
         joules = 0xFFFFFFFF if energy_uj is None else energy_uj
-        self.library.es_controller_report(self.state, times, U32(len(steps_us)), U32(total_us), U32(joules))
+        return self.library.es_controller_report(self.state, times, U32(len(steps_us)), U32(total_us), U32(joules))
 
     def settled(self, confidence: int, spent_us: int) -> bool:
         return bool(self.library.es_controller_settled(self.state, U32(confidence), U32(spent_us)))

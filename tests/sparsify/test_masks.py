@@ -93,12 +93,12 @@ def test_every_quantizer_keeps_the_zeros(recipe):
 
 
 def test_recipes_name_their_sparsity():
-    for text in ("w8a8+ch0.5", "w4a8-gptq+2:4", "fp32+1x4:0.75", "w8a8+ch0.5b+u0.9", "w8a8+auto"):
+    for text in ("w8a8+ch0.5", "w4a8-gptq+2:4", "fp32+1x4:0.75", "w8a8+ch0.5b+u0.9", "w8a8+auto", "w4a8-qat+ch0.5"):
         assert str(parse_recipe(text)) == text
         assert parse_recipe(text).sparsity
     assert str(parse_recipe("fp4-g32+ch0.5-simulated")) == "fp4-g32+ch0.5-simulated"
     assert parse_recipe("fp32+ch0.5").is_float
-    for text in ("w8a8+4:4", "w8a8+3", "w8a8+ch0", "w8a8+2:4+u0.5", "w8a8+"):
+    for text in ("w8a8+4:4", "w8a8+3", "w8a8+ch0", "w8a8+2:4+u0.5", "w4a8-qat+2:4", "w8a8+"):
         with pytest.raises(UsageError):
             parse_recipe(text)
 

@@ -1,0 +1,1 @@
+"""Cost models: time from work and traffic, generation on a device, energy, a device's lifetime."""
