@@ -112,6 +112,7 @@ def prepare(
     from edgescale.quantize.calibrate import collect
     from edgescale.quantize.equalize import equalize
     from edgescale.quantize.plan import make_plan
+    from edgescale.quantize.prepared import Prepared
     from edgescale.quantize.recurrent_ranges import cell_exponents
     from edgescale.quantize.recurrent_rules import RECURRENT
     from edgescale.quantize.rules import WEIGHTED, refusal
