@@ -1,0 +1,53 @@
+"""Sparsity as a stage of the line: cached, before quantization, refused where it cannot work."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgescale.cache import StageStore
+from edgescale.core.errors import UsageError
+from edgescale.core.recipe import parse_recipe
+from edgescale.frontend import load_model, save_model
+from edgescale.sources import DataSource, ModelSource
+from edgescale.sparsify.channels import find_structure
+from edgescale.sparsify.shrink import layer_macs
+from edgescale.stages import Stages
+
+_SPEC = importlib.util.spec_from_file_location("sparse_nets", Path(__file__).with_name("sparse_nets.py"))
+sparse_nets = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(sparse_nets)
+
+
+@pytest.fixture
+def loaded(tmp_path: Path):
+    net = sparse_nets.Net(0)
+    x = net.unary("Relu", net.conv(net.unary("Relu", net.conv("x", 16)), 16))
+    save_model(net.model(net.head(x, 5, flat=False)), tmp_path / "toy.onnx")
+    np.savez(tmp_path / "x.npz", x=sparse_nets.samples().x)
+    stages = Stages(StageStore(tmp_path / "cache"))
+    return stages, stages.load(ModelSource(tmp_path / "toy.onnx")), DataSource(str(tmp_path / "x.npz"))
+
+
+def test_a_recipe_prunes_then_quantizes(loaded):
+    stages, model, data = loaded
+    dense = sum(layer_macs(find_structure(load_model(model.variant.path).ir.graph), ()).values())
+    small = stages.compress(model, parse_recipe("fp32+ch0.5"), data)
+    assert small.name == "toy-fp32+ch0.5"
+    pruned = load_model(small.path)
+    assert sum(layer_macs(find_structure(pruned.ir.graph), ()).values()) <= 0.5 * dense
+    both = stages.compress(model, parse_recipe("w8a8+ch0.5+2:4"), data)
+    assert both.name == "toy-w8a8+ch0.5+2:4"
+    assert load_model(both.path).quantized
+    assert both.path.stat().st_size < small.path.stat().st_size
+    again = stages.compress(model, parse_recipe("fp32+ch0.5"), data)
+    assert again == small
+
+
+def test_it_needs_calibration_data(loaded):
+    stages, model, _ = loaded
+    with pytest.raises(UsageError, match="--calib"):
+        stages.compress(model, parse_recipe("w8a8+ch0.5"), None)
