@@ -3,6 +3,7 @@
 
     python tools/bench_sparsity.py channels    # channel pruning of the example family against plain magnitude
     python tools/bench_sparsity.py patterns    # 2:4, 1x4 blocks, unstructured, each with and without weight update
+    python tools/bench_sparsity.py accuracy --models vit.onnx   # the same without a device, any image classifier
     python tools/bench_sparsity.py kernels     # every layer of the large net, dense and block-sparse at 75 %
     python tools/bench_sparsity.py flash       # an AD-shaped dense net, 90 % of the weights zero
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,6 +37,11 @@ from edgescale.sparsify.shrink import layer_macs
 
 FASHION = Path(__file__).resolve().parents[1] / "examples" / "fashion"
 ROUNDS = 7
+METHODS = {
+    "plain": ("magnitude, uniform, no repair", ChannelRequest(1.0, "macs", "magnitude", "uniform", repair=False)),
+    "repaired": ("magnitude, uniform, repair", ChannelRequest(1.0, "macs", "magnitude", "uniform")),
+    "ours": ("reconstruction, sensitivity, repair", ChannelRequest(1.0)),
+}
 
 
 @dataclass(frozen=True)
@@ -138,11 +144,9 @@ def channels(arguments: argparse.Namespace) -> None:
         base = measure(dense, arguments.target, FASHION / "calibration.npz", FASHION / "test.npz")
         rows = [("dense", dense, base)]
         for share in arguments.shares:
-            for label, request in (
-                ("magnitude, uniform, no repair", ChannelRequest(share, "macs", "magnitude", "uniform", repair=False)),
-                ("magnitude, uniform, repair", ChannelRequest(share, "macs", "magnitude", "uniform")),
-                ("reconstruction, sensitivity, repair", ChannelRequest(share)),
-            ):
+            for method in arguments.methods:
+                label, request = METHODS[method]
+                request = replace(request, share=share)
                 pruned = prune_channels(dense, data, request).model
                 cost = measure(pruned, arguments.target, FASHION / "calibration.npz", FASHION / "test.npz")
                 rows.append((f"{label}, ch{share:g}", pruned, cost))
@@ -184,6 +188,19 @@ def patterns(arguments: argparse.Namespace) -> None:
             declined = sorted({kernel for _, kernel in cost.layers.values() if "skipping" in kernel})
             for reason in declined:
                 print(f"  declined: {reason}")
+
+
+def accuracy(arguments: argparse.Namespace) -> None:
+    """Top-1 of float models for 28x28 images of Fashion-MNIST: by magnitude, and with weight update."""
+    data, test = fashion("calibration").head(arguments.samples), fashion("test")
+    table("model | sparsity | layers | dense top-1 % | magnitude | with update")
+    for path in arguments.models or [FASHION / f"fashion_{size}.onnx" for size in arguments.sizes]:
+        dense = load_model(path)
+        for text in arguments.patterns:
+            plain, _ = prune_weights(dense, data, parse_sparsity(text), method="magnitude")
+            better, densities = prune_weights(dense, data, parse_sparsity(text))
+            scores = " | ".join(f"{top1(model, test):.2f}" for model in (dense, plain, better))
+            print(f"| {dense.name} | {text} | {len(densities)} | {scores} |", flush=True)
 
 
 def kernels(arguments: argparse.Namespace) -> None:
@@ -248,12 +265,15 @@ def flash(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Run the part that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"channels": channels, "patterns": patterns, "kernels": kernels, "flash": flash}
+    parts = {"channels": channels, "patterns": patterns, "accuracy": accuracy, "kernels": kernels, "flash": flash}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--target", default="cortex-m4-stm32l4r5")
     parser.add_argument("--sizes", nargs="+", default=["large"], choices=["small", "medium", "large"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="channels: which")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5])
     parser.add_argument("--patterns", nargs="+", default=["2:4", "4:8", "1x4:0.5", "1x4:0.75", "u0.75"])
+    parser.add_argument("--models", nargs="+", type=Path, help="accuracy: these instead of the example's")
+    parser.add_argument("--samples", type=int, default=512, help="accuracy: calibration samples")
     arguments = parser.parse_args()
     parts[arguments.part](arguments)
 
