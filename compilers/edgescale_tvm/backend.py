@@ -24,9 +24,9 @@ _TOOLS = ("apache-tvm", "apache-tvm-ffi", "ziglang")
 class TvmBackend:
     """Artifacts of kind "tvm": a library whose function `main` maps stored inputs to stored outputs.
 
-    The artifact's `meta`, also in artifact.json: `library` (its file) and `library_sha256`, `triple`, `instructions` (the vector
-    instructions of its kernels), `kernels`, `weights_bytes` (weights and parameters in it), and ports with shape,
-    axes and quantization as the C back end describes them.
+    The artifact's `meta`, also in artifact.json: `library` (its file) and `library_sha256`, `triple`, `instructions`
+    (the vector instructions of its kernels), `kernels`, `weights_bytes` (weights and parameters in it), and ports
+    with shape, axes and quantization as the C back end describes them.
     """
 
     name = "edgescale_tvm"

@@ -21,7 +21,15 @@ _FLAGS = (
     "-std=c11", "-O2", "-g0", "-fPIC", "-fwrapv", "-fno-sanitize=all", "-fno-unwind-tables",
     "-fno-asynchronous-unwind-tables", "-fno-math-errno", "-ffunction-sections", "-fvisibility=default",
 )  # fmt: skip
-_LINK = ("-shared", "-s", "-fno-sanitize=all", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,norelro")
+_LINK = (
+    "-shared",
+    "-s",
+    "-fno-sanitize=all",
+    "-Wl,--gc-sections",
+    "-Wl,--build-id=none",
+    "-Wl,-z,norelro",
+    "-Wl,--hash-style=gnu",
+)
 _UNSIGNED_DOTS = ("__AVX512VNNI__", "__AVX512BW__", "__AVX512DQ__", "__AVX512VL__")
 
 

@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.lower.program import Conv2D, DepthwiseConv2D, FullyConnected, Softmax, Tensor
+from edgescale.lower.program import (
+    Add,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Mean,
+    Pool2D,
+    Requant,
+    Softmax,
+    Tensor,
+)
 
 Bytes = npt.NDArray[np.uint8]
 Weighted = Conv2D | DepthwiseConv2D | FullyConnected
@@ -58,12 +68,10 @@ def call_of(layer: Weighted, source: Tensor, out: Tensor, offset: int) -> Call:
     bits = 4 if layer.weight_bits <= 4 else 8
     packed, sums = _integer_weights(layer)
     bias = layer.bias.astype(np.int64) - (source.zero_point + offset) * sums
-    count = out.shape[-1]
     scales = [
         # Accumulators wrap as int32 does; what a bias carries around, the sum carries back.
         (bias & 0xFFFFFFFF).astype("<u4"),
-        np.broadcast_to(layer.requant.multiplier, (count,)).astype("<i4"),
-        np.broadcast_to(layer.requant.shift, (count,)).astype("i1"),
+        *_factors(layer.requant, out.shape[-1]),
     ]
     stored = _nibbles(packed) if bits == 4 else packed.reshape(-1)
     return Call(f"es_{kind}_s{bits}", stored, _parameters(layer, shape, scales))
@@ -80,7 +88,56 @@ def softmax_call(layer: Softmax, out: Tensor) -> Call:
     # Differences of int8 values are at least -255; beyond the limit the shifted one would leave 32 bits.
     least = max(layer.diff_min, -256, -(2**31 >> layer.input_left_shift))
     fields = [out.size // channels, channels, layer.input_multiplier, layer.input_left_shift, least]
-    return Call("es_softmax_s8", None, np.frombuffer(np.array(fields, "<i4").tobytes(), np.uint8))
+    return Call("es_softmax_s8", None, _integers(fields))
+
+
+def add_call(layer: Add, sources: list[Tensor], out: Tensor) -> Call | None:
+    """The kernel call of a sum of two int8 tensors of one shape; None for another sum."""
+    if out.dtype != "int8" or layer.constant is not None or layer.rescale is None or layer.requant is None:
+        return None
+    steps = [*layer.rescale, layer.requant]
+    plain = all(step.multiplier.size == 1 and step.rounding == "double" for step in steps)
+    if not plain or any(source.shape != out.shape or source.dtype != "int8" for source in sources):
+        return None
+    zeros = [sources[0].zero_point, sources[-1].zero_point, out.zero_point]
+    fields = [out.size, layer.left_shift, int(layer.subtract)]
+    for zero, step in zip(zeros, steps, strict=True):
+        fields += [zero, int(step.multiplier[0]), int(step.shift[0])]
+    return Call("es_add_s8", None, _integers([*fields, *(int(bound) for bound in layer.clamp)]))
+
+
+def pool_call(layer: Pool2D, source: Tensor, out: Tensor) -> Call | None:
+    """The kernel call of an int8 pool in unchanged units; None for another one."""
+    if out.dtype != "int8" or layer.requant is not None:
+        return None
+    how = 0 if layer.kind == "max" else 2 if layer.count_padding else 1
+    window = [*layer.kernel, *layer.stride, 1, 1, *layer.padding, how]
+    bounds = [int(bound) for bound in layer.clamp]
+    shape = [*source.shape[1:], *out.shape[1:], *window, source.zero_point, out.zero_point, 0]
+    return Call("es_pool_s8", None, _integers([*shape, *bounds]))
+
+
+def mean_call(layer: Mean, source: Tensor, out: Tensor) -> Call | None:
+    """The kernel call of an int8 mean; None for a float one."""
+    if out.dtype != "int8" or layer.requant is None or layer.requant.rounding not in ("double", "single"):
+        return None
+    height, width, channels = source.shape[1:]
+    window = [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, source.zero_point, out.zero_point]
+    shape = [height, width, channels, 1, 1, channels, *window, int(layer.requant.rounding == "single")]
+    bias = np.full(channels, -height * width * source.zero_point, "<i4")
+    return Call("es_mean_s8", None, _parameters(layer, shape, [bias, *_factors(layer.requant, channels)]))
+
+
+def _integers(values: list[int]) -> Bytes:
+    return np.frombuffer(np.array(values, "<i4").tobytes(), np.uint8)
+
+
+def _factors(requant: Requant, channels: int) -> list[npt.NDArray[np.generic]]:
+    """Multiplier and shift of every channel."""
+    return [
+        np.broadcast_to(requant.multiplier, (channels,)).astype("<i4"),
+        np.broadcast_to(requant.shift, (channels,)).astype("i1"),
+    ]
 
 
 def _shape_of(layer: Weighted, source: Tensor, out: Tensor) -> list[int]:
@@ -99,7 +156,7 @@ def _shape_of(layer: Weighted, source: Tensor, out: Tensor) -> list[int]:
     return [*sizes, *window, source.zero_point, out.zero_point, int(single)]
 
 
-def _parameters(layer: Weighted, shape: list[int], scales: list[npt.NDArray[np.generic]]) -> Bytes:
+def _parameters(layer: Weighted | Mean, shape: list[int], scales: list[npt.NDArray[np.generic]]) -> Bytes:
     clamp = np.array(layer.clamp, "<f4" if layer.requant is None else "<i4")
     pieces = [np.array(shape, "<i4"), clamp, *scales]
     return np.frombuffer(b"".join(np.ascontiguousarray(piece).tobytes() for piece in pieces), np.uint8)

@@ -31,7 +31,7 @@ from edgescale.lower.program import (
     Unary,
 )
 from edgescale_tvm import elementwise, reduction
-from edgescale_tvm.packing import Call, call_of, softmax_call
+from edgescale_tvm.packing import Call, add_call, call_of, mean_call, pool_call, softmax_call
 
 _EXPRESSIONS: dict[type[Layer], Callable[[Any, list[Any], list[Tensor], Tensor], Any]] = {
     Add: elementwise.add,
@@ -93,7 +93,7 @@ def build_module(program: Program, offset: int) -> Built:
                     kernels.add(call.kernel)
                     weights_bytes += call.nbytes
                     constants = [call.parameters] if call.weights is None else [call.weights, call.parameters]
-                    arguments = [given[0], *(relax.const(value) for value in constants)]
+                    arguments = [*given, *(relax.const(value) for value in constants)]
                     made = relax.call_dps_packed(call.kernel, arguments, relax.TensorType(out.shape, out.dtype))
                 elif isinstance(layer, Reshape):
                     made = relax.op.reshape(given[0], out.shape)
@@ -111,6 +111,13 @@ def _kernel_call(program: Program, layer: Layer, offset: int) -> Call | None:
     out = program.tensors[layer.output]
     if isinstance(layer, _WEIGHTED):
         return call_of(layer, program.tensors[layer.inputs[0]], out, offset)
+    sources = [program.tensors[name] for name in layer.inputs]
+    if isinstance(layer, Add):
+        return add_call(layer, sources, out)
+    if isinstance(layer, Pool2D):
+        return pool_call(layer, sources[0], out)
+    if isinstance(layer, Mean):
+        return mean_call(layer, sources[0], out)
     if isinstance(layer, Softmax) and out.dtype != "float32":
         return softmax_call(layer, out)
     return None

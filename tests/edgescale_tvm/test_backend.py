@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from edgescale_tvm import BACKEND
 
-from edgescale.core.dataset import Dataset
 from edgescale.core.errors import MissingDependencyError, RigError, UnsupportedModelError, UsageError
 from edgescale.core.files import sha256_file, sha256_tree
 from edgescale.core.target import load_target
@@ -71,13 +70,13 @@ def test_the_rig_measures(fashion, repository: Path) -> None:
         get_rig("tvm").measure(artifact, TARGET, samples, speed=1)
 
 
-def test_a_broken_library_is_one_sentence(fashion, tmp_path: Path) -> None:
+def test_a_broken_library_is_one_sentence(fashion, repository: Path, tmp_path: Path) -> None:
     _, artifact = fashion["w8a8"]
     (tmp_path / "model.so").write_bytes((artifact.path / "model.so").read_bytes()[:2000])
     broken = Artifact("net", TARGET.name, "edgescale_tvm", "tvm", tmp_path, sha256_tree(tmp_path), artifact.meta)
     with pytest.raises(RigError, match=r"model\.so is missing or not what was compiled"):
         get_rig("tvm").raw_executor(broken, TARGET)
-    samples = Dataset(np.zeros((1, 1, 28, 28), np.float32), None)
+    samples = load_dataset(str(repository / "examples" / "fashion" / "test.npz")).head(1)
     with pytest.raises(RigError, match="not what was compiled"):
         get_rig("tvm").measure(broken, TARGET, samples)
 

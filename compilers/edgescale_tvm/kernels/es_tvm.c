@@ -2,6 +2,7 @@
 #include "es_tvm_conv.h"
 #include "es_tvm_depthwise.h"
 #include "es_tvm_f32.h"
+#include "es_tvm_simple.h"
 #include "es_softmax_s8.h"
 
 #define ES_PACKED(name, call)                                                                              \
@@ -19,6 +20,15 @@ ES_INLINE int es_softmax_packed(const TVMFFIAny *arguments)
     return 0;
 }
 
+#ifdef ES_NEED_ADD_S8
+ES_PACKED(es_add_s8, es_add(arguments))
+#endif
+#ifdef ES_NEED_POOL_S8
+ES_PACKED(es_pool_s8, es_pool(arguments))
+#endif
+#ifdef ES_NEED_MEAN_S8
+ES_PACKED(es_mean_s8, es_mean(arguments))
+#endif
 #ifdef ES_NEED_SOFTMAX_S8
 ES_PACKED(es_softmax_s8, es_softmax_packed(arguments))
 #endif

@@ -52,7 +52,7 @@ ES_INLINE int es_no_memory(void)
 
 /* A copy of x [in_h, in_w, in_c] of `item` bytes an element, with its padding, each channel `repeat` times;
  * ES_OFFSET added where elements are bytes. NULL without memory; else the caller frees it. */
-static uint8_t *es_image(const uint8_t *x, const es_layer *l, int32_t item, int32_t repeat)
+static ES_NOINLINE uint8_t *es_image(const uint8_t *x, const es_layer *l, int32_t item, int32_t repeat)
 {
     const int32_t pixel = l->in_c * repeat * item;
     const int32_t row = (l->left + l->in_w + l->right) * pixel;

@@ -24,6 +24,20 @@ typedef struct {
 #if ES_OFFSET
 #define ES_ROWS 8
 
+/* The outputs of up to 16 channels from n on, of `count` positions; one copy serves all tiles. */
+static ES_NOINLINE void es_finish(const es_task *t, const __m512i *sums, int8_t *const *outputs, int32_t n, int count)
+{
+    const __mmask16 mask = es_lanes(t->channels - n);
+    const es_vector_scale scale = es_load_scale(t->layer, t->scales, t->first + n, mask);
+    if (t->layer->single) {
+        ES_UNROLL_NOT
+        for (int m = 0; m < count; m++) es_store_scaled(outputs[m] + n, sums[m], &scale, 1);
+    } else {
+        ES_UNROLL_NOT
+        for (int m = 0; m < count; m++) es_store_scaled(outputs[m] + n, sums[m], &scale, 0);
+    }
+}
+
 ES_INLINE void es_tile(const es_task *t, const uint8_t *const *rows, int8_t *const *outputs, int32_t n, const int count,
     const int vectors, const int bits)
 {
@@ -49,11 +63,9 @@ ES_INLINE void es_tile(const es_task *t, const uint8_t *const *rows, int8_t *con
         }
     }
     for (int v = 0; v < vectors; v++) {
-        const es_vector_scale scale = es_load_scale(t->layer, t->scales, t->first + n + 16 * v, masks[v]);
-        if (t->layer->single)
-            for (int m = 0; m < count; m++) es_store_scaled(outputs[m] + n + 16 * v, sums[m][v], &scale, 1);
-        else
-            for (int m = 0; m < count; m++) es_store_scaled(outputs[m] + n + 16 * v, sums[m][v], &scale, 0);
+        __m512i column[ES_ROWS];
+        for (int m = 0; m < count; m++) column[m] = sums[m][v];
+        es_finish(t, column, outputs, n + 16 * v, count);
     }
 }
 
