@@ -117,7 +117,7 @@ def build_library(module: Any, kernels: Sequence[str], machine: Machine, out: Pa
     executable = relax.build(relax.get_pipeline("zero")(module), target=machine.target())
     compiler = _compiler(machine.zig)
     with TemporaryDirectory(prefix="edgescale-tvm-") as folder:
-        objects = [_kernel_object(kernels, machine, compiler, Path(folder))] if kernels else []
+        objects = [_kernel_object(kernels, machine, Path(folder))] if kernels else []
 
         def link(output: str, files: Sequence[str], **options: Any) -> None:
             arguments = [*_LINK, *(str(Path(file).resolve()) for file in files), "-o", str(Path(output).resolve())]
@@ -126,14 +126,19 @@ def build_library(module: Any, kernels: Sequence[str], machine: Machine, out: Pa
         executable.export_library(str(out), fcompile=link, addons=objects, workspace_dir=folder)
 
 
-def _kernel_object(kernels: Sequence[str], machine: Machine, compiler: Compiler, folder: Path) -> str:
-    from tvm_ffi import libinfo
-
-    headers = {str(libinfo.find_include_path()), str(libinfo.find_dlpack_include_path())}
+def _kernel_object(kernels: Sequence[str], machine: Machine, folder: Path) -> str:
     needs = [f"-DES_NEED_{name.removeprefix('es_').upper()}" for name in kernels]
-    includes = [f"-I{firmware_root() / folder}" for folder in ("include/edgescale", "kernels/scalar")]
-    includes += [part for header in sorted(headers) for part in ("-isystem", header)]
+    includes = [f"-I{firmware_root() / part}" for part in ("include/edgescale", "kernels/scalar")]
     made = folder / "es_tvm.o"
     arguments = [*_FLAGS, f"-DES_OFFSET={machine.offset}", *needs, *includes, "-c", str(KERNELS / "es_tvm.c")]
-    compiler.run([*arguments, "-o", str(made)], "TVM kernels", folder)
+    compile_c(machine, [*arguments, "-o", str(made)], "TVM kernels", folder)
     return str(made)
+
+
+def compile_c(machine: Machine, arguments: Sequence[str], what: str, folder: Path) -> None:
+    """Compile C that uses TVM's C interface, for `machine`. Raises RigError with what the compiler said."""
+    from tvm_ffi import libinfo
+
+    headers = sorted({str(libinfo.find_include_path()), str(libinfo.find_dlpack_include_path())})
+    includes = [part for header in headers for part in ("-isystem", header)]
+    _compiler(machine.zig).run([*includes, *arguments], what, folder)
