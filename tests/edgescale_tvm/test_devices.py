@@ -81,7 +81,17 @@ def test_rpc_equals_the_reference_and_measures(harness, repository: Path, tmp_pa
     out, meta = harness.compile(program)
     artifact = Artifact("net-w8a8", "host-tvm", "edgescale_tvm", "tvm", out, sha256_tree(out), meta)
     target = load_target("host-tvm")
-    command = [sys.executable, "-m", "tvm.exec.rpc_server", "--host", "127.0.0.1", "--port", "39190"]
+    command = [
+        sys.executable,
+        "-m",
+        "tvm.exec.rpc_server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "39190",
+        "--port-end",
+        "39290",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         for line in server.stdout:
