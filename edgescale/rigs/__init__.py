@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
 BOARDS = ("microbit", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "virt-riscv32")
-RIGS = ("host", "tvm", *(f"emulator:{core}" for core in CORES), *(f"qemu:{board}" for board in BOARDS))
+RIGS = ("host", *(f"emulator:{core}" for core in CORES), *(f"qemu:{board}" for board in BOARDS), "tvm")
 
 
 if TYPE_CHECKING:

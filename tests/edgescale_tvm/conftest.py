@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgescale.core.target import load_target
+from edgescale.core.target import Target, load_target
 from edgescale.lower import reference
 from edgescale.lower.program import LIMITS, Port, Program
 
@@ -33,11 +33,11 @@ class Harness:
         self._count += 1
         return self.folder / f"build{self._count}"
 
-    def compile(self, program: Program, target: str = "host-tvm") -> tuple[Path, dict]:
+    def compile(self, program: Program, target: str | Target = "host-tvm") -> tuple[Path, dict]:
         from edgescale_tvm.backend import compile_program
 
         out = self.new_folder()
-        return out, compile_program(program, load_target(target), out)
+        return out, compile_program(program, load_target(target) if isinstance(target, str) else target, out)
 
     def run(self, library: Path, program: Program, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As `reference.run`."""
@@ -70,9 +70,9 @@ class Harness:
             made[port.tensor] = values
         return made
 
-    def check(self, program: Program, seed: int = 0) -> dict:
+    def check(self, program: Program, seed: int = 0, target: str | Target = "host-tvm") -> dict:
         """Outputs equal the reference: integers bit for bit, float32 to rounding. Returns the description."""
-        folder, meta = self.compile(program)
+        folder, meta = self.compile(program, target)
         given = self.inputs(program, seed)
         wanted = reference.run(program, given)
         got = self.run(folder / meta["library"], program, given)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from edgescale.core.errors import UnsupportedModelError
+from edgescale.core.target import Toolchain, load_target
 from edgescale.lower.program import (
     Add,
     Conv2D,
@@ -119,6 +122,18 @@ def wide_layers(rng: np.random.Generator):
 def test_layers_wider_than_a_tile(harness):
     meta = harness.check(harness.together(list(wide_layers(np.random.default_rng(3)))), 4)
     assert meta["kernels"] == ["es_conv_s4", "es_conv_s8", "es_depthwise_s4", "es_depthwise_s8"]
+
+
+@pytest.mark.parametrize(
+    ("processor", "needs", "instructions"),
+    [("x86_64", (), "portable"), ("cascadelake", ("avx512_vnni", "avx512bw"), "avx512-vnni")],
+)
+def test_kernels_of_other_x86_processors(harness, drawing, processor, needs, instructions):
+    if platform.machine() != "x86_64" or not set(needs) <= set(Path("/proc/cpuinfo").read_text().split()):
+        pytest.skip(f"this processor does not run what is built for {processor}")
+    target = replace(load_target("host-tvm"), toolchain=Toolchain("x86_64-linux-gnu", processor))
+    meta = harness.check(harness.together(list(wide_layers(np.random.default_rng(6)))), 7, target)
+    assert meta["instructions"] == instructions
 
 
 def test_float_layers(harness):
