@@ -252,7 +252,8 @@ class Stages:
             "target": target.sha256,
             "rig": [target.rig, rig_fingerprint(target.rig)],
             "samples": [samples.fingerprint, count],
-            "machine": platform.node() if target.rig == "host" else "",  # timings belong to one machine, counts to none
+            # Timings belong to one machine, counts to none.
+            "machine": platform.node() if target.rig in ("host", "tvm") else "",
         }
         stage = self.store.run("profile", parts, build)
         return msgspec.convert(dict(stage.result), Measurement)

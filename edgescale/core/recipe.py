@@ -256,7 +256,7 @@ def _checked(recipe: Recipe, text: str) -> Recipe:
     """Refuse combinations in which a part would be ignored."""
     if recipe.weight_format != "int" and not recipe.symmetric:
         raise UsageError(f"recipe {text!r}: {recipe.weight_format} has no zero-points; leave out asym")
-    fixed = recipe.rounding == "adaround" or (recipe.rounding == "gptq" and not recipe.weight_only)
+    fixed = recipe.rounding in ("adaround", "qat") or (recipe.rounding == "gptq" and not recipe.weight_only)
     if fixed and not recipe.symmetric:
         raise UsageError(f"recipe {text!r}: {recipe.rounding} rounds to symmetric levels; leave out asym")
     if recipe.activation_bits == FLOAT and "smooth" in recipe.steps:

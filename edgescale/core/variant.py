@@ -56,14 +56,14 @@ class Artifact:
     """What a back end made of a variant for a target.
 
     `path` is a directory; `sha256` covers every file in it; `kind` tells the rigs how to run it
-    ("onnx": `model.onnx` for ONNX Runtime; "c": generated C99). `meta` is JSON-ready and is also
-    stored in `path/artifact.json`; its keys are documented by the back end.
+    ("onnx": `model.onnx` for ONNX Runtime; "c": generated C99; "tvm": a library for TVM's run time).
+    `meta` is JSON-ready and is also stored in `path/artifact.json`; its keys are documented by the back end.
     """
 
     variant: str
     target: str
     backend: str
-    kind: Literal["onnx", "c"]
+    kind: Literal["onnx", "c", "tvm"]
     path: Path
     sha256: str
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,5 @@
-"""Where artifacts run: `host` (ONNX Runtime), `emulator:<core>` (a Cortex-M image on unicorn), `qemu:<board>`.
+"""Where artifacts run: `host` (ONNX Runtime), `emulator:<core>` (a Cortex-M image on unicorn), `qemu:<board>`, `tvm`
+(TVM on this machine) and `tvm-rpc://host:port` (on another one).
 
 Nothing heavy is imported until a rig is asked for.
 """
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
 BOARDS = ("microbit", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "virt-riscv32")
-RIGS = ("host", *(f"emulator:{core}" for core in CORES), *(f"qemu:{board}" for board in BOARDS))
+RIGS = ("host", *(f"emulator:{core}" for core in CORES), *(f"qemu:{board}" for board in BOARDS), "tvm")
 
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ def get_rig(name: str) -> Any:
         from edgescale.rigs.host import HostRig
 
         return HostRig()
+    if name == "tvm":
+        from edgescale.rigs.tvm import TvmRig
+
+        return TvmRig()
+    if name.startswith("tvm-rpc:"):
+        from edgescale.rigs.tvm import TvmRpcRig
+
+        return TvmRpcRig(name)
     kind, _, core = name.partition(":")
     if kind == "emulator" and core in CORES:
         from edgescale.rigs.emulator import EmulatorRig
@@ -52,18 +61,22 @@ def get_rig(name: str) -> Any:
         from edgescale.rigs.qemu import QemuRig
 
         return QemuRig(core)
-    raise UsageError(f"unknown rig {name!r}; known: {', '.join(RIGS)}")
+    raise UsageError(f"unknown rig {name!r}; known: {', '.join(RIGS)}, tvm-rpc://host:port")
 
 
 def local_executor(artifact: Artifact, target: Target) -> Executor:
     """Runs samples through the artifact's own code on this machine, whatever its target.
 
-    C artifacts are built as a shared library, ONNX ones run in ONNX Runtime.
+    C artifacts are built as a shared library, ONNX ones run in ONNX Runtime. TVM ones hold the code of their
+    processor: they run on their target's rig.
     """
     if artifact.kind == "c":
         from edgescale.rigs import host_c
 
         return host_c.executor(artifact)
+    if artifact.kind == "tvm":
+        on_rig: Executor = get_rig(target.rig).executor(artifact, target)
+        return on_rig
     executor: Executor = get_rig("host").executor(artifact, target)
     return executor
 
@@ -87,6 +100,9 @@ def rig_fingerprint(name: str) -> str:
     for path in sorted(Path(__file__).parent.glob("*.*")):
         if path.suffix in (".py", ".c"):
             digest.update(path.name.encode() + path.read_bytes())
+    if name == "tvm" or name.startswith("tvm-rpc:"):
+        digest.update(" ".join(_version(package) for package in ("apache-tvm", "apache-tvm-ffi")).encode())
+        return digest.hexdigest()
     packages = ("onnxruntime",) if name == "host" else ("ziglang", "unicorn", "capstone")
     digest.update(" ".join(_version(package) for package in packages).encode())
     if name != "host":

@@ -11,10 +11,12 @@ import pytest
 
 from edgescale.core.errors import UsageError
 from edgescale.core.target import Target, load_target, parse_target, profile_names
-from edgescale.rigs import RIGS, toolchain, toolchain_gcc
+from edgescale.rigs import RIGS, get_rig, toolchain, toolchain_gcc
 
 NAMES = profile_names()
-BOARDS = [name for name in NAMES if name != "host"]
+LINUX = {"host": ("host", "edgescale_onnx"), "host-tvm": ("tvm", "edgescale_tvm")}
+LINUX["aarch64-linux"] = ("tvm-rpc://localhost:9090", "edgescale_tvm")
+BOARDS = [name for name in NAMES if name not in LINUX]
 
 # Name -> RAM bytes that are contiguous, flash bytes, MHz, flash wait states: from the parts' reference manuals.
 PARTS = {
@@ -32,17 +34,20 @@ QEMU = {"cortex-m55-an547": "qemu:mps3-an547", "esp32-c3": "qemu:virt-riscv32"}
 
 
 def test_the_shipped_set() -> None:
-    assert {"host", *PARTS} == set(NAMES)
+    assert {*LINUX, *PARTS} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_profile_is_consistent(name: str) -> None:
     target = load_target(name)
     assert target.name == name
-    assert target.rig in RIGS
     assert target.title
-    assert target.backends == (("edgescale_onnx",) if name == "host" else ("edgescale_c",))
-    if name != "host":
+    if name in LINUX:
+        assert (target.rig, *target.backends) == LINUX[name]
+        get_rig(target.rig)
+    else:
+        assert target.backends == ("edgescale_c",)
+        assert target.rig in RIGS
         assert target.rig == QEMU.get(name, f"emulator:{target.core.cpu}")
         assert target.toolchain is not None
     regions = sorted(target.memory.values(), key=lambda r: r.origin)
