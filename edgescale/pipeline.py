@@ -21,18 +21,20 @@ from edgescale.core.progress import SILENT, Progress
 from edgescale.core.target import Target
 from edgescale.core.variant import Recipe, Variant
 from edgescale.evaluation import Evaluation, evaluation_of, without_cost
+from edgescale.finetune import Settings, need_torch
 from edgescale.frontend.metrics import load_metric
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource
-from edgescale.stages import Stages
+from edgescale.stages import Stages, Training
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for. `calibration` and `evaluation` are dataset specifications or None.
+    """What the user asked for. `calibration`, `training` and `evaluation` are dataset specifications or None.
 
-    `samples` is the number of inputs a device's cost is measured on; `memory` what back ends that plan memory are
-    to be good at; `command` reproduces the run.
+    `epochs` is how long recipes that train do so (None: as `finetune.Settings` says). `samples` is the number of
+    inputs a device's cost is measured on; `memory` what back ends that plan memory are to be good at; `command`
+    reproduces the run.
     """
 
     models: tuple[Path, ...]
@@ -40,6 +42,8 @@ class Request:
     recipes: tuple[Recipe, ...]
     budgets: Budgets = field(default_factory=Budgets)
     calibration: str | None = None
+    training: str | None = None
+    epochs: int | None = None
     evaluation: str | None = None
     metric: str | None = None
     samples: int = 4
@@ -92,13 +96,19 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
     _check(request)
     stages = Stages(store, progress)
     calibration = DataSource(request.calibration) if request.calibration else None
-    evaluation = evaluation_of(request.evaluation, request.calibration, request.metric)
+    training = _training(request)
+    evaluation = evaluation_of(request.evaluation, calibration, request.metric)
 
     entries: list[Entry] = []
     failures: list[Failure] = []
-    for loaded in [stages.load(ModelSource(path)) for path in request.models]:
+    models = [stages.load(ModelSource(path)) for path in request.models]
+    if training is not None and all(loaded.quantized for loaded in models):
+        raise UsageError(
+            "--train: every model given arrived quantized, and such are taken as they are; give float ones"
+        )
+    for loaded in models:
         for recipe in [loaded.variant.recipe] if loaded.quantized else request.recipes:
-            variant = stages.compress(loaded, recipe, calibration)
+            variant = stages.compress(loaded, recipe, calibration, training)
             for target in request.targets:
                 for backend in target.backends:
                     try:
@@ -117,7 +127,11 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
         if (found := [_candidate(e) for e in entries if e.target.name == target.name])
     }
     marked = _mark(entries, selections)
-    bundle = write_bundle(request.out, marked, _context(request, calibration, evaluation, entries)) if marked else None
+    bundle = (
+        write_bundle(request.out, marked, _context(request, calibration, training, evaluation, entries))
+        if marked
+        else None
+    )
     return CompileResult(request, tuple(marked), tuple(failures), selections, bundle)
 
 
@@ -139,7 +153,8 @@ def _measured(
         environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
     measurement = replace(measurement, environment=environment)
     scored = evaluation.add_score(measurement, stages, loaded, artifact, target)
-    return Entry(variant, target, artifact, without_cost(scored, variant.recipe))
+    answers = evaluation.answers(stages, loaded, artifact, target)
+    return Entry(variant, target, artifact, without_cost(scored, variant.recipe), answers=answers)
 
 
 def _candidate(entry: Entry) -> Candidate:
@@ -167,9 +182,16 @@ def _mark(entries: list[Entry], selections: Mapping[str, Selection]) -> list[Ent
     return marked
 
 
-def _context(request: Request, calibration: DataSource | None, evaluation: Evaluation, entries: list[Entry]) -> Context:
+def _context(
+    request: Request,
+    calibration: DataSource | None,
+    training: Training | None,
+    evaluation: Evaluation,
+    entries: list[Entry],
+) -> Context:
     """What the manifest says of the bundle as a whole."""
-    sources = {"calibration": calibration, evaluation.role: evaluation.data}
+    trained = training.data if training is not None else None
+    sources = {"calibration": calibration, "training": trained, evaluation.role: evaluation.data}
     datasets = [
         DatasetRecord(role=role, name=Path(source.spec).name, sha256=source.fingerprint)
         for role, source in sources.items()
@@ -184,6 +206,25 @@ def _context(request: Request, calibration: DataSource | None, evaluation: Evalu
         datasets=datasets,
         tools=tool_versions(),
     )
+
+
+def _training(request: Request) -> Training | None:
+    """What recipes that train are given. Raises UsageError where they lack it, or nothing would read it."""
+    trained = [recipe for recipe in request.recipes if recipe.trained]
+    if request.training is None:
+        if trained:
+            raise UsageError(
+                f"recipe {trained[0]} is trained: give --train DATA.npz with samples x and labels y (without y the "
+                "float model's own answers are learned)"
+            )
+        if request.epochs is not None:
+            raise UsageError("--epochs goes with --train")
+        return None
+    if not trained:
+        raise UsageError("--train serves recipes that train, such as w4a8-qat; name one with --recipe")
+    need_torch()
+    settings = Settings() if request.epochs is None else Settings(epochs=request.epochs)
+    return Training(DataSource(request.training), settings.checked())
 
 
 def _check(request: Request) -> None:

@@ -80,9 +80,9 @@ def _serve_here(path: Path, target: str, budget: str | None, source: str, count:
         warnings.simplefilter("ignore", BudgetWarning)  # The result says so itself.
         entry = session.bundle.entry(session.choose(budget).entry)
         assert entry.onnx is not None  # A session only chooses entries ONNX Runtime can run.
-        port = entry.onnx.inputs[0]
-        dataset = _dataset(source, TensorSpec(port.name, port.shape, port.dtype), count)
-        result = session.run(dataset.x, budget)
+        specs = tuple(TensorSpec(port.name, port.shape, port.dtype) for port in entry.onnx.inputs)
+        dataset = _dataset(source, specs, count)
+        result = session.run(dataset.fed(), budget)
         model = session.bundle.artifact_path(entry) / entry.onnx.file
     observed = {"latency": result.observed}
     outputs = real_values(result.output, output_units(model))
@@ -107,13 +107,13 @@ def _serve_emulated(
     artifact = entry_artifact(bundle, entry)
     port = artifact.meta["inputs"][0]
     dataset = _dataset(
-        source, TensorSpec(port["name"], tuple(port["shape"]), port.get("value_dtype", "float32")), count
+        source, (TensorSpec(port["name"], tuple(port["shape"]), port.get("value_dtype", "float32")),), count
     )
     target = entry_target(bundle, entry, given)
     outputs = get_rig(target.rig).executor(artifact, target)(dataset.x)
     return Served(name, entry.variant, met, reason, figures[chosen], {}, outputs), dataset
 
 
-def _dataset(source: str, spec: TensorSpec, count: int | None) -> Dataset:
-    dataset = load_dataset(source, spec)
+def _dataset(source: str, specs: tuple[TensorSpec, ...], count: int | None) -> Dataset:
+    dataset = load_dataset(source, specs)
     return dataset if count is None else dataset.head(count)

@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UsageError
-from edgescale.core.model import Model, TensorSpec
+from edgescale.core.model import INDEX_TYPES, Model, TensorSpec, takes_sequences
 from edgescale.core.variant import Variant
 
 RANDOM_SAMPLES = 16
@@ -28,6 +29,10 @@ class ModelSource:
     @cached_property
     def model(self) -> Model:
         """The checked, cleaned graph. Raises UnsupportedModelError."""
+        if self.path.suffix == ".pt2":
+            from edgescale.finetune.exported import load_exported
+
+            return load_exported(self.path, self.fingerprint)
         from edgescale.frontend import load_model
 
         return load_model(self.path)
@@ -47,25 +52,33 @@ class LoadedModel:
         """The model's input. Raises UsageError for models with several."""
         if len(self.inputs) != 1:
             names = ", ".join(spec.name for spec in self.inputs)
-            raise UsageError(f"{self.variant.model} has {len(self.inputs)} inputs ({names}); one is supported so far")
+            raise UsageError(f"{self.variant.model} has {len(self.inputs)} inputs ({names}); one is supported here")
         return self.inputs[0]
+
+    @property
+    def sequence(self) -> bool:
+        """Whether the model takes more than one float input of fixed shape (see `core.model.takes_sequences`)."""
+        return takes_sequences(self.inputs)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A dataset to be checked against one model's input."""
+    """A dataset to be checked against one model's inputs."""
 
     source: DataSource
-    spec: TensorSpec
+    specs: tuple[TensorSpec, ...]
 
     @property
     def fingerprint(self) -> str:
         """Identifies the samples as this model sees them."""
-        return f"{self.source.fingerprint}:{self.spec.dtype}:{self.spec.shape}"
+        if len(self.specs) == 1:
+            return f"{self.source.fingerprint}:{self.specs[0].dtype}:{self.specs[0].shape}"
+        ports = ", ".join(f"{spec.name} {spec.dtype} {spec.shape}" for spec in self.specs)
+        return f"{self.source.fingerprint}:{ports}"
 
     def load(self) -> Dataset:
         """Decode and check. Raises UsageError."""
-        return self.source.load(self.spec)
+        return self.source.load(self.specs)
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class DataSource:
     """A dataset specification: .npz, a folder of .npy, or package.module:function."""
 
     spec: str
-    _decoded: dict[TensorSpec, Dataset] = field(default_factory=dict, compare=False, repr=False)
+    _decoded: dict[tuple[TensorSpec, ...], Dataset] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,33 +97,50 @@ class DataSource:
 
     def for_model(self, loaded: LoadedModel) -> Samples:
         """These samples for one model."""
-        return Samples(self, loaded.only_input())
+        return Samples(self, loaded.inputs)
 
-    def load(self, spec: TensorSpec) -> Dataset:
-        """Decode once for each input specification and check against it. Raises UsageError."""
-        if spec not in self._decoded:
-            self._decoded[spec] = self._decode(spec)
-        return self._decoded[spec]
+    def load(self, specs: tuple[TensorSpec, ...]) -> Dataset:
+        """Decode once for each set of inputs and check against it. Raises UsageError."""
+        if specs not in self._decoded:
+            self._decoded[specs] = self._decode(specs)
+        return self._decoded[specs]
 
-    def _decode(self, spec: TensorSpec) -> Dataset:
+    def _decode(self, specs: tuple[TensorSpec, ...]) -> Dataset:
         from edgescale.frontend import load_dataset
 
-        return load_dataset(self.spec, spec)
+        return load_dataset(self.spec, specs)
 
 
 @dataclass(frozen=True)
 class RandomSource(DataSource):
-    """Seeded inputs, normal or (integers) uniform, for cost where the user gave no data; never to judge quality."""
+    """Seeded inputs for cost where the user gave no data; never to judge quality.
+
+    Floats are normal, 8-bit integers uniform, and what is looked up or compared (token ids, masks) 0 or 1. Raises
+    UsageError for an input of any length: its cost is that of a length, which only data knows.
+    """
 
     @cached_property
     def fingerprint(self) -> str:
         return f"random:{RANDOM_SAMPLES}"
 
-    def _decode(self, spec: TensorSpec) -> Dataset:
-        random, shape = np.random.default_rng(0), (RANDOM_SAMPLES, *spec.shape[1:])
+    def _decode(self, specs: tuple[TensorSpec, ...]) -> Dataset:
+        random = np.random.default_rng(0)
+        arrays = {spec.name: self._draw(spec, random) for spec in specs}
+        first, *others = arrays
+        more = {name: arrays[name] for name in others}
+        return Dataset("random", arrays[first], None, self.fingerprint, more, first)
+
+    @staticmethod
+    def _draw(spec: TensorSpec, random: np.random.Generator) -> npt.NDArray[np.generic]:
+        if not spec.static:
+            raise UsageError(
+                f"the input {spec.name!r} takes any length ({list(spec.shape)}, -1 for any): give --eval or --calib, "
+                "whose samples say which to measure"
+            )
+        shape = (RANDOM_SAMPLES, *spec.shape[1:])
+        if spec.dtype in INDEX_TYPES:
+            return random.integers(0, 2, shape).astype(spec.dtype)
         if np.dtype(spec.dtype).kind in "iu":
             limits = np.iinfo(spec.dtype)
-            x = random.integers(limits.min, limits.max, shape, np.dtype(spec.dtype), endpoint=True)
-        else:
-            x = random.standard_normal(shape).astype(spec.dtype)
-        return Dataset("random", x, None, self.fingerprint)
+            return random.integers(limits.min, limits.max, shape, np.dtype(spec.dtype), endpoint=True)
+        return random.standard_normal(shape).astype(spec.dtype)

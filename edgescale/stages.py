@@ -6,17 +6,20 @@ interrupted one resumes. Models and datasets are decoded only by a stage that ha
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 
 from edgescale.backends import get_backend
-from edgescale.cache import StageStore
+from edgescale.cache import StageStore, code_fingerprint
 from edgescale.core.errors import UsageError
 from edgescale.core.files import sha256_file, sha256_tree
 from edgescale.core.measurement import Measurement
@@ -25,6 +28,7 @@ from edgescale.core.model import TensorSpec
 from edgescale.core.progress import SILENT, Progress, track
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, LayerDiagnosis, Recipe, Variant
+from edgescale.finetune.settings import Settings
 from edgescale.sources import DataSource, LoadedModel, ModelSource, Samples
 
 AUTOMATIC_METRIC = "auto"
@@ -32,6 +36,18 @@ AUTOMATIC_METRIC = "auto"
 
 VERIFY_SAMPLES = 4
 """Inputs on which every compile compares a device's output with the reference, bit for bit."""
+
+
+CALIBRATED = 256
+"""Training samples that activation ranges are taken from where no calibration data is given."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What recipes that train are given: the data, with labels or without, and how to use it."""
+
+    data: DataSource
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -80,13 +96,21 @@ class Stages:
             stage.result["quantized"],
         )
 
-    def compress(self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None) -> Variant:
-        """Apply `recipe`. A model that arrives quantized is taken as it is."""
+    def compress(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        calibration: DataSource | None,
+        training: Training | None = None,
+    ) -> Variant:
+        """Apply `recipe`. A model that arrives quantized is taken as it is; recipes that train need `training`."""
         if recipe.is_float or loaded.quantized:
             return loaded.variant
-        if calibration is None:
+        if recipe.trained:
+            return self._train(loaded, recipe, calibration, training)
+        if calibration is None and not (loaded.sequence and recipe.data_free):
             raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
-        samples = calibration.for_model(loaded)
+        samples = calibration.for_model(loaded) if calibration is not None else None
 
         def build(directory: Path) -> Mapping[str, Any]:
             from edgescale.frontend import model_from_ir, save_model
@@ -95,14 +119,15 @@ class Stages:
 
             model = loaded.source.model
             kind = activation_kind()
-            graph, layers = quantize_and_explain(model, samples.load(), recipe, self.progress, activations=kind)
+            data = samples.load() if samples is not None else None
+            graph, layers = quantize_and_explain(model, data, recipe, self.progress, activations=kind)
             save_model(model_from_ir(graph, model.name, model.sha256), directory / "model.onnx")
             return {"diagnosis": [asdict(layer) for layer in layers]}
 
         parts = {
             "model": loaded.variant.sha256,
             "recipe": repr(recipe),
-            "calibration": samples.fingerprint,
+            "calibration": samples.fingerprint if samples is not None else "",
             "machine": platform.machine(),  # decides how activations are stored
         }
         stage = self.store.run("compress", parts, build)
@@ -111,6 +136,49 @@ class Stages:
             LayerDiagnosis(**{**layer, "causes": tuple(layer["causes"])}) for layer in stage.result["diagnosis"]
         )
         return Variant(loaded.variant.model, recipe, path, sha256_file(path), layers)
+
+    def _train(
+        self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None, training: Training | None
+    ) -> Variant:
+        """Quantization-aware training; an interrupted run goes on after its last whole epoch."""
+        if training is None:
+            raise UsageError(
+                f"recipe {recipe} is trained: give --train with samples x and, where there are some, labels y"
+            )
+        from edgescale.finetune import need_torch
+
+        need_torch()
+        samples = training.data.for_model(loaded)
+        ranges = (calibration or training.data).for_model(loaded)
+
+        def build(directory: Path) -> Mapping[str, Any]:
+            from edgescale.finetune.train import train
+            from edgescale.frontend import model_from_ir, save_model
+            from edgescale.quantize.targets import activation_kind
+
+            if not self.store.enabled:
+                keep.unlink(missing_ok=True)
+            model, kind = loaded.source.model, activation_kind()
+            observed = ranges.load() if calibration is not None else ranges.load().head(CALIBRATED)
+            graph = train(
+                model, observed, samples.load(), recipe, training.settings, self.progress, activations=kind, keep=keep
+            )  # fmt: skip
+            save_model(model_from_ir(graph, model.name, model.sha256), directory / "model.onnx")
+            return {}
+
+        parts = {
+            "model": loaded.variant.sha256,
+            "recipe": repr(recipe),
+            "calibration": [ranges.fingerprint, calibration is None],
+            "training": samples.fingerprint,
+            "settings": asdict(training.settings),
+            "machine": platform.machine(),
+        }
+        run = sha256(json.dumps([code_fingerprint(), parts], sort_keys=True).encode()).hexdigest()
+        keep = self.store.root / "training" / run[:40] / "run.pt"  # among the stages, so that it is trimmed as they are
+        path = self.store.run("train", parts, build).path / "model.onnx"
+        rmtree(keep.parent, ignore_errors=True)
+        return Variant(loaded.variant.model, recipe, path, sha256_file(path))
 
     def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:
         """Have a back end turn a variant into an artifact for a target."""
@@ -186,7 +254,7 @@ class Stages:
 
     def _run_all(self, execute: Any, data: Samples, label: str, directory: Path) -> None:
         dataset = data.load()
-        batches = list(dataset.batches(64))
+        batches = list(dataset.parts(64))
         outputs = [execute(batch) for batch in track(batches, self.progress, label, len(batches))]
         np.save(directory / "outputs.npy", np.concatenate(outputs))
 

@@ -1,186 +1,79 @@
 #!/usr/bin/env python3
 """Post-training quantization beside other tools on the same model and data, both sides in one run.
 
-    tools/bench_quantize.py                                    the three example nets
-    tools/bench_quantize.py net.onnx --calib c.npz --eval t.npz --recipes w8a8,w4a8
-    tools/bench_quantize.py kws01_fp32.tflite --eval kws01_test.npz --first 200 --dequantize 0.5847,83
+    tools/bench_quantize.py                                    everything, on the three example nets
+    tools/bench_quantize.py --kws /data/mlperf_tiny            the keyword-spotting model of MLPerf Tiny as well
+    tools/bench_quantize.py --tables net.onnx --calib c.npz --eval t.npz --recipes w8a8,w4a8
+    tools/bench_quantize.py --speed --rounds 5                 one section alone
 
-Each line is one tool: top-1 drop in points from the float model (for data without labels: mean cosine instead),
-agreement with its answers, SQNR of the outputs, bytes of the file and its ratio to the float one, latency ratio to
-the float one in ONNX Runtime on one thread, seconds and peak memory (RSS) of quantizing in a process of its own,
-import and model loading apart. ONNX Runtime is always there; NNCF and AI Edge Quantizer where the running
-environment has them.
+--tables: each line is one tool: top-1 drop in points from the float model (for data without labels: mean cosine
+instead), agreement with its answers, SQNR of the outputs, bytes of the file and its ratio to the float one, latency
+ratio to the float one in ONNX Runtime on one thread, seconds and peak memory (RSS) of quantizing in a process of its
+own, import and model loading apart. ONNX Runtime is always there; NNCF and AI Edge Quantizer where the running
+environment has them. --formats: the error of every number format on Gaussian data beside the published one and a
+Monte Carlo estimate. --speed: time and peak memory beside `quantize_static` on a MobileNetV2. --memory: growth of
+peak memory with the calibration samples. The last lines say which of the limits quantization is to keep were held.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quantizers import ROOT, Job, Spent, jobs_for, run_job
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "compilers")]
 EXAMPLES = ROOT / "examples" / "fashion"
 LATENCY_RUNS = 300
+SAMPLES = 4_000_000
+
+FEW_PARAMETERS, MANY_PARAMETERS = 10_000, 90_000
+"""Where a net counts as small (other limits of drop and file size) and as large (a limit of file size)."""
+BEHIND = 0.1
+"""Points by which w8a8 may lie behind the best other tool."""
+SECONDS = 15.0
+SHARE, ATTEMPTS = 0.62, 25
+
+PUBLISHED = {
+    "int8": 8.8e-5, "int6": 1.04e-3, "int5": 3.50e-3, "int4": 0.01154, "int3": 0.03744, "int2": 0.1188,
+    "int1": 0.3634, "int4 mid-tread": 0.01289, "fp4-e2m1": 0.01269,
+}  # fmt: skip
+"""Least mean squared errors on a standard normal: uniform quantizers (Max 1960), 15 levels, FP4 E2M1."""
+
+Claim = tuple[str, bool, str]
+"""(what is to hold, whether it did, the figures)."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A tool to run: `tool` is a key of TOOLS, `setting` what it is to do."""
+class Line:
+    """One tool's figures on one model; `drop` in points of top-1, without labels 1 - mean cosine."""
 
-    tool: str
-    setting: str
-    activations: str = "uint8"
+    job: Job
+    drop: float
+    agreement: float
+    sqnr: float
+    size: int
+    ratio: float
+    slower: float | None
+    spent: Spent
+    right: np.ndarray | None
+    """Which samples it answers as labelled."""
+    share: float | None
+    """Weight bytes as a share of one byte a weight; None for other tools' files."""
 
-    @property
-    def label(self) -> str:
-        """As the table names it."""
-        return f"{self.tool} {self.setting}" + ("" if self.activations == "uint8" else " s8s8")
-
-
-def ours(source: Path, x: Any, name: str, job: Job, out: Path) -> Callable[[], None]:
-    """edgescale under a recipe."""
-    from edgescale.core.dataset import Dataset
-    from edgescale.core.recipe import parse_recipe
-    from edgescale.frontend import load_model, save_model
-    from edgescale.quantize import quantize
-
-    model = load_model(source)
-    data = Dataset("calibration", x, None, "")
-    return lambda: save_model(quantize(model, data, parse_recipe(job.setting)), out)
-
-
-def onnxruntime_static(source: Path, x: Any, name: str, job: Job, out: Path) -> Callable[[], None]:
-    """`quantize_static`, QDQ, per channel; setting: <calibrator>-w8 or -w4."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._rows = iter(x)
-
-        def get_next(self) -> Any:
-            row = next(self._rows, None)
-            return None if row is None else {name: row[None]}
-
-    method, bits = job.setting.split("-")
-    kind = QuantType.QUInt8 if job.activations == "uint8" else QuantType.QInt8
-    return lambda: quantize_static(
-        source, out, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=kind,
-        weight_type=QuantType.QInt8 if bits == "w8" else QuantType.QInt4,
-        calibrate_method=getattr(CalibrationMethod, method),
-    )  # fmt: skip
-
-
-def nncf_ptq(source: Path, x: Any, name: str, job: Job, out: Path) -> Callable[[], None]:
-    """`nncf.quantize`; setting: fast-bias or full-bias correction."""
-    import nncf
-    import onnx
-
-    model = onnx.load(source)
-    rows = nncf.Dataset(list(x), lambda row: {name: row[None]})
-
-    def run() -> None:
-        made = nncf.quantize(model, rows, subset_size=len(x), fast_bias_correction=job.setting == "fast-bias")
-        onnx.save(made, out)
-
-    return run
-
-
-def ai_edge(source: Path, x: Any, name: str, job: Job, out: Path) -> Callable[[], None]:
-    """AI Edge Quantizer on a float .tflite, static int8 by minimum and maximum."""
-    from ai_edge_quantizer import quantizer, recipe
-
-    key, port = _signature(source)
-
-    def run() -> None:
-        tool = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
-        calibrated = tool.calibrate({key: [{port: row[None]} for row in x]})
-        out.write_bytes(tool.quantize(calibrated).quantized_model)
-
-    return run
-
-
-def _signature(source: Path) -> tuple[str, str]:
-    from ai_edge_litert.interpreter import Interpreter
-
-    listed = Interpreter(str(source)).get_signature_list()
-    key = next(iter(listed), None)
-    if key is None:
-        raise RuntimeError("the file has no signature, which AI Edge Quantizer calibrates by")
-    return key, listed[key]["inputs"][0]
-
-
-TOOLS: dict[str, Callable[..., Callable[[], None]]] = {
-    "edgescale": ours,
-    "onnxruntime": onnxruntime_static,
-    "nncf": nncf_ptq,
-    "ai-edge-quantizer": ai_edge,
-}
-
-
-def jobs_for(recipes: list[str], tflite: bool) -> list[Job]:
-    """What to run here; prints which tools are absent."""
-    jobs = [Job("edgescale", recipe) for recipe in recipes]
-    bits = sorted({"w4" if recipe.startswith("w4") else "w8" for recipe in recipes}, reverse=True)
-    for width in bits:
-        for method in ("MinMax", "Entropy", "Percentile"):
-            jobs.append(Job("onnxruntime", f"{method}-{width}"))
-        jobs.append(Job("onnxruntime", f"MinMax-{width}", "int8"))
-    if find_spec("nncf"):
-        jobs += [Job("nncf", "fast-bias"), Job("nncf", "full-bias")]
-    else:
-        print("nncf is not installed here: left out")
-    if not find_spec("ai_edge_quantizer"):
-        print("ai-edge-quantizer is not installed here: left out")
-    elif tflite:
-        jobs.append(Job("ai-edge-quantizer", "minmax"))
-    else:
-        print("ai-edge-quantizer takes .tflite models only: left out")
-    return jobs
-
-
-def child(pipe: Any, source: Path, x: Any, name: str, job: Job, out: Path) -> None:
-    """In a process of its own: (seconds, peak MB, MB before) or the error's first line."""
-    try:
-        run = TOOLS[job.tool](source, x, name, job, out)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        start = time.perf_counter()
-        run()
-        seconds = time.perf_counter() - start
-        pipe.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before))
-    except BaseException as error:
-        pipe.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-
-
-def run_job(source: Path, x: Any, name: str, job: Job, out: Path) -> Any:
-    """Quantize in a fresh process, so that time and memory are this tool's alone."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=child, args=(there, source, x, name, job, out))
-    process.start()
-    there.close()
-    try:
-        answer = here.recv()
-    except EOFError:
-        answer = "the process died"
-    process.join()
-    return answer
+    def __str__(self) -> str:
+        latency = "-" if self.slower is None else f"{self.slower:.2f}"
+        share = "" if self.share is None else f"{self.share:7.2f}"
+        return (
+            f"{self.drop:7.2f}{self.agreement:8.4f}{self.sqnr:7.1f}{self.size:10,}{self.ratio:7.2f}{latency:>6}"
+            f"{self.spent.seconds:7.2f}{self.spent.peak:6.0f}{self.spent.peak - self.spent.before:6.0f}{share}"
+        )
 
 
 def session(path: Path) -> Any:
@@ -240,21 +133,8 @@ def latency(paths: list[Path], x: Any) -> dict[Path, float]:
     return {path: float(np.median(spent[20:])) * 1e6 for path, spent in times.items()}
 
 
-def opened_answers(path: Path, x: Any) -> Any:
-    """`answers`, or why the file a tool wrote cannot be run."""
-    try:
-        return answers(path, x)
-    except Exception as error:
-        return f"its file does not run: {str(error).splitlines()[0]}"
-
-
-def usable(spent: Any) -> bool:
-    """Whether a tool wrote a file that runs."""
-    return not isinstance(spent, str) and not isinstance(spent[-1], str)
-
-
-def compare(source: Path, calibration: Any, evaluation: Any, labels: Any, recipes: list[str]) -> None:
-    """Print the table of one model."""
+def compare(source: Path, calibration: Any, evaluation: Any, labels: Any, recipes: list[str]) -> list[Claim]:
+    """Print the table of one model; what of the limits it keeps."""
     from edgescale.frontend import load_model, save_model
 
     model = load_model(source)
@@ -263,74 +143,208 @@ def compare(source: Path, calibration: Any, evaluation: Any, labels: Any, recipe
         floating = Path(folder) / "float.onnx"
         save_model(model, floating)
         base = answers(floating, evaluation)
-        made: list[tuple[Job, Path, Any]] = []
-        for index, job in enumerate(jobs_for(recipes, source.suffix == ".tflite")):
-            out = Path(folder) / (f"{index}.tflite" if job.tool == "ai-edge-quantizer" else f"{index}.onnx")
-            given = source if job.tool == "ai-edge-quantizer" else floating
-            spent = run_job(given, calibration, name, job, out)
-            made.append((job, out, spent if isinstance(spent, str) else (*spent, opened_answers(out, evaluation))))
-        times = latency([floating, *(path for _, path, answer in made if usable(answer))], evaluation)
-        score = "top-1" if labels is not None else "cosine"
-        print(f"\n{source.name}: {len(calibration)} calibration samples, {len(evaluation)} evaluation samples")
-        if labels is not None:
-            print(f"float {score} {100 * float(np.mean(base.argmax(1) == labels)):.2f}, ", end="")
-        print(f"{floating.stat().st_size:,} B, {times[floating]:.0f} us")
-        print(
-            f"{'':34}{'drop':>7}{'agree':>8}{'SQNR':>7}{'bytes':>10}{'ratio':>7}{'lat.':>6}{'s':>7}{'MB':>6}{'+MB':>6}"
-        )
-        for job, path, answer in made:
-            if not usable(answer):
-                print(f"{job.label:34}failed: {(answer if isinstance(answer, str) else answer[-1])[:90]}")
+        made: list[tuple[Job, Path, Spent, Any]] = []
+        failed: list[tuple[Job, str]] = []
+        for index, job in enumerate(jobs_for(recipes, tflite=source.suffix == ".tflite")):
+            edge = job.tool == "ai-edge-quantizer"
+            out = Path(folder) / (f"{index}.tflite" if edge else f"{index}.onnx")
+            spent = run_job(source if edge else floating, calibration, name, job, out)
+            if isinstance(spent, str):
+                failed.append((job, spent))
                 continue
-            print(f"{job.label:34}" + figures(path, floating, base, labels, times, answer))
+            try:
+                made.append((job, out, spent, answers(out, evaluation)))
+            except Exception as error:  # whatever the run time of another tool's file raises
+                failed.append((job, f"its file does not run: {str(error).splitlines()[0]}"))
+        times = latency([floating, *(out for _, out, _, _ in made)], evaluation)
+        parameters = weight_bytes(floating)[1]
+        lines = [
+            Line(job, *quality(base, got, labels), out.stat().st_size, out.stat().st_size / floating.stat().st_size,
+                 times[out] / times[floating] if out in times else None, spent,
+                 None if labels is None else got.argmax(1) == labels, share_of(job, out))
+            for job, out, spent, got in made
+        ]  # fmt: skip
+        show(source, floating, len(calibration), base, labels, times[floating], lines, failed)
+    return claims(source.stem, lines, parameters, labels is not None)
 
 
-def figures(path: Path, floating: Path, base: Any, labels: Any, times: dict[Path, float], spent: Any) -> str:
-    """One line of the table."""
-    seconds, peak, before, got = spent
+def quality(base: Any, got: Any, labels: Any) -> tuple[float, float, float]:
+    """(drop, agreement, SQNR in dB) of a tool's outputs [count, outputs] against the float ones."""
     if labels is not None:
         drop = 100 * float(np.mean(base.argmax(1) == labels) - np.mean(got.argmax(1) == labels))
     else:
         norms = np.linalg.norm(base, axis=1) * np.linalg.norm(got, axis=1) + 1e-30
         drop = float(1 - np.mean((base * got).sum(axis=1) / norms))
     agreement = float(np.mean(base.argmax(1) == got.argmax(1)))
-    sqnr = 10 * np.log10((base**2).sum() / max(((got - base) ** 2).sum(), 1e-30))
-    size = path.stat().st_size
-    speed = f"{times[path] / times[floating]:.2f}" if path in times else "-"
-    return (
-        f"{drop:7.2f}{agreement:8.4f}{sqnr:7.1f}{size:10,}{size / floating.stat().st_size:7.2f}{speed:>6}"
-        f"{seconds:7.2f}{peak:6.0f}{peak - before:6.0f}"
+    return drop, agreement, float(10 * np.log10((base**2).sum() / max(((got - base) ** 2).sum(), 1e-30)))
+
+
+def weight_bytes(path: Path) -> tuple[int, int]:
+    """(bytes as stored, count) of all constants of more than one axis."""
+    import onnx
+
+    tensors = [t for t in onnx.load(path).graph.initializer if len(t.dims) > 1]
+    return sum(len(t.raw_data) for t in tensors), sum(int(np.prod(t.dims)) for t in tensors)
+
+
+def share_of(job: Job, path: Path) -> float | None:
+    """Weight bytes of a file of ours as a share of those at 8 bits."""
+    if job.tool != "edgescale":
+        return None
+    stored, count = weight_bytes(path)
+    return stored / max(count, 1)
+
+
+def show(
+    source: Path, floating: Path, held: int, base: Any, labels: Any, us: float, lines: list[Line],
+    failed: list[tuple[Job, str]],
+) -> None:  # fmt: skip
+    """Print the table."""
+    print(f"\n{source.name}: {held} calibration samples, {len(base)} evaluation samples")
+    if labels is not None:
+        print(f"float top-1 {100 * float(np.mean(base.argmax(1) == labels)):.2f}, ", end="")
+    print(f"{floating.stat().st_size:,} B, {us:.0f} us")
+    heads = (
+        f"{'drop':>7}{'agree':>8}{'SQNR':>7}{'bytes':>10}{'ratio':>7}{'lat.':>6}{'s':>7}{'MB':>6}{'+MB':>6}{'w/w8':>7}"
     )
+    print(f"{'':34}" + heads)
+    for line in lines:
+        print(f"{line.job.label:34}{line}")
+    for job, reason in failed:
+        print(f"{job.label:34}failed: {reason[:90]}")
 
 
-def main() -> None:
-    """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path, help="default: the example family")
-    parser.add_argument("--calib", type=Path, help=".npz with x; default: the first samples of --eval, see --first")
-    parser.add_argument("--eval", dest="evaluation", type=Path, help=".npz with x and, for top-1, y")
-    parser.add_argument("--first", type=int, default=200, help="without --calib: how many samples calibrate")
-    parser.add_argument("--dequantize", help="SCALE,ZERO_POINT of integer samples")
-    parser.add_argument("--recipes", default="w8a8,w4a8", help="of edgescale, comma-separated")
-    options = parser.parse_args()
-    models = options.models or [EXAMPLES / f"fashion_{size}.onnx" for size in ("small", "medium", "large")]
-    calib, evaluation = options.calib, options.evaluation
-    if not options.models:
+def claims(name: str, lines: list[Line], parameters: int, labelled: bool) -> list[Claim]:
+    """The limits of one model: drops, distance to the best other tool, seconds, bytes."""
+    if not labelled:
+        return []
+    small = parameters < FEW_PARAMETERS
+    found: list[Claim] = []
+    for line in lines:
+        if line.job.tool != "edgescale":
+            continue
+        recipe, drop = line.job.setting, line.drop
+        limit = {"w8a8": 0.6 if small else 0.3, "w4a8": 2.0 if small else 1.0, "auto": 0.5}.get(recipe)
+        if limit is None:
+            continue
+        found.append((f"{name} {recipe}: drop <= {limit} points", drop <= limit + 1e-9, f"{drop:.2f}"))
+        if recipe == "w8a8":
+            found += _beside(name, line, [one for one in lines if one.job.tool != "edgescale" and one.job.bits == 8])
+            most = 0.55 if small else 0.35 if parameters > MANY_PARAMETERS else None
+            if most is not None:
+                found.append((f"{name} w8a8: file <= {most} of the float one", line.ratio <= most, f"{line.ratio:.3f}"))
+        if recipe == "w4a8":
+            seconds = line.spent.seconds
+            found.append((f"{name} w4a8: at most {SECONDS:.0f} s", seconds <= SECONDS, f"{seconds:.1f} s"))
+        if recipe == "auto":
+            share, tried = line.share or 1.0, line.spent.tried
+            found.append((f"{name} auto: <= {SHARE} of int8 weight bytes", share <= SHARE, f"{share:.3f}"))
+            found.append((f"{name} auto: at most {ATTEMPTS} true evaluations", tried <= ATTEMPTS, f"{tried}"))
+    return found
+
+
+def _beside(name: str, line: Line, peers: list[Line]) -> list[Claim]:
+    best = min(peers, key=lambda one: one.drop, default=None)
+    if best is None:
+        return []
+    behind = line.drop - best.drop
+    words = f"{line.drop:.2f} against {best.drop:.2f} of {best.job.label}"
+    if line.right is not None and best.right is not None:
+        # Of samples that one of the two answers right, each is as likely the other's where both are equally good.
+        error = 100 * float(np.sqrt(np.sum(line.right != best.right))) / line.right.size
+        words += f" (standard error of the difference {error:.2f})"
+    return [(f"{name} w8a8: at most {BEHIND} points behind the best other tool", behind <= BEHIND + 1e-9, words)]
+
+
+def formats() -> list[Claim]:
+    """Print the error of every format at its best scale, integrated and on samples; the published ones are claims."""
+    from edgescale.quantize.formats import gmse, integer, mid_rise, minifloat, quantile
+
+    forms = {f"int{k}": mid_rise(k) for k in range(8, 0, -1)}
+    forms |= {f"int{k} two's complement": integer(k) for k in range(8, 1, -1)}
+    forms |= {"int4 mid-tread": integer(4, narrow=True), "fp4-e2m1": minifloat(2, 1)}
+    forms |= {"fp8-e4m3": minifloat(4, 3, reserved=1), "nf4": quantile(4)}
+    x = np.random.default_rng(0).normal(size=SAMPLES)
+    print(f"\n{'format':24}{'GMSE':>11}{'scale':>9}{f'{SAMPLES:,} samples':>19}{'published':>11}")
+    found = []
+    for name, form in forms.items():
+        error, scale = gmse(form)
+        sampled = float(np.mean((form.nearest(x / scale) * scale - x) ** 2))
+        known = PUBLISHED.get(name)
+        print(f"{name:24}{error:11.3e}{scale:9.4f}{sampled:19.3e}{f'{known:.3e}' if known else '-':>11}")
+        if known is not None:
+            off = abs(error / known - 1)
+            found.append((f"GMSE of {name} within 1 % of the published", off <= 0.01, f"{100 * off:.2f} %"))
+    return found
+
+
+def keyword_spotting(folder: Path) -> tuple[Path, Any, Any]:
+    """(float model, samples, labels) of MLPerf Tiny's files in a folder: kws01_{fp32,int8}.tflite, kws01_test.npz."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    scale, zero = Interpreter(str(folder / "kws01_int8.tflite")).get_input_details()[0]["quantization"]
+    with np.load(folder / "kws01_test.npz") as data:
+        x = ((data["x"].astype(np.float32) - zero) * np.float32(scale)).astype(np.float32)
+        return folder / "kws01_fp32.tflite", x, data["y"].reshape(-1)
+
+
+def tables(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Claim]:
+    """The tables of all models asked for."""
+    from edgescale.frontend import load_model
+
+    given: list[tuple[Path, Any, Any, Any]] = []
+    models, calib, evaluation = options.models, options.calib, options.evaluation
+    if not models:
+        models = [EXAMPLES / f"fashion_{size}.onnx" for size in ("small", "medium", "large")]
         calib, evaluation = calib or EXAMPLES / "calibration.npz", evaluation or EXAMPLES / "test.npz"
     if evaluation is None:
         parser.error("give --eval")
     with np.load(evaluation) as data:
         x, y = data["x"], data["y"].reshape(-1) if "y" in data else None
-    calibration = np.load(calib)["x"] if calib else x[: options.first]
-    if options.dequantize:
-        scale, zero = (float(part) for part in options.dequantize.split(","))
-        x, calibration = (((part.astype(np.float32) - zero) * scale).astype(np.float32) for part in (x, calibration))
-    for source in models:
-        from edgescale.frontend import load_model
-
+    held = np.load(calib)["x"] if calib else x[: options.first]
+    given += [(source, held, x, y) for source in models]
+    if options.kws:
+        source, x, y = keyword_spotting(options.kws)
+        given.append((source, x[:200], x, y))
+    found: list[Claim] = []
+    for source, held, x, y in given:
         shape = load_model(source).inputs[0].shape[1:]
-        rows, held = (np.ascontiguousarray(part.reshape(-1, *shape)) for part in (x, calibration))
-        compare(source, held, rows, y, options.recipes.split(","))
+        rows, held = (np.ascontiguousarray(part.reshape(-1, *shape)) for part in (x, held))
+        found += compare(source, held, rows, y, options.recipes.split(","))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, run the sections, sum up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", type=Path, help="default: the example family")
+    parser.add_argument("--calib", type=Path, help=".npz with x; default: the first samples of --eval, see --first")
+    parser.add_argument("--eval", dest="evaluation", type=Path, help=".npz with x and, for top-1, y")
+    parser.add_argument("--first", type=int, default=200, help="without --calib: how many samples calibrate")
+    parser.add_argument("--kws", type=Path, help="folder of MLPerf Tiny's kws01_fp32.tflite, _int8.tflite, _test.npz")
+    parser.add_argument("--recipes", default="w8a8,w4a8,auto", help="of edgescale, comma-separated")
+    parser.add_argument("--images", type=int, default=500, help="of --speed")
+    parser.add_argument("--rounds", type=int, default=3, help="of --speed")
+    for section in ("tables", "formats", "speed", "memory"):
+        parser.add_argument(f"--{section}", action="store_true", help="this section; default: all")
+    options = parser.parse_args(arguments)
+    wanted = {name for name in ("tables", "formats", "speed", "memory") if getattr(options, name)}
+    wanted = wanted or {"tables", "formats", "speed", "memory"}
+    from bench_quantize_load import memory, speed
+
+    found: list[Claim] = []
+    if "formats" in wanted:
+        found += formats()
+    if "tables" in wanted:
+        found += tables(options, parser)
+    if "speed" in wanted:
+        found += speed(options.images, options.rounds)
+    if "memory" in wanted:
+        found += memory(EXAMPLES / "fashion_large.onnx", options.recipes.split(","))
+    print()
+    for claim, held, figures in found:
+        print(f"{'held  ' if held else 'MISSED'}  {claim}: {figures}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

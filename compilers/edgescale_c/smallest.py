@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgescale.lower.program import Program
-from edgescale_c.arrange import Arranged, describe_region, placed
+from edgescale_c.arranged import Arranged, describe_region, placed
 from edgescale_c.constants import ConstantPool
 from edgescale_c.cost import cost
 from edgescale_c.rows import rows_of

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgescale.lower.program import Layer, Program, macs
 from edgescale_c import emit_elementwise, emit_recurrent, emit_s16, emit_slice, emit_spatial, emit_weighted
-from edgescale_c.arrange import Arranged
+from edgescale_c.arranged import Arranged
 from edgescale_c.calls import Call
 from edgescale_c.constants import ConstantPool
 from edgescale_c.emission import REGISTRY, LayerCode, Scope

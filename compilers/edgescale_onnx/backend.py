@@ -14,13 +14,14 @@ from edgescale.core.memory import Memory
 from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
+from edgescale_onnx.fused import unfused_weights
 
 MODEL_FILE = "model.onnx"
 
 SESSION: dict[str, Any] = {
     "intra_op_num_threads": 1,
     "graph_optimization_level": "ORT_ENABLE_ALL",
-    "config": {"session.x64quantprecision": "auto"},
+    "config": {"session.x64quantprecision": "auto", "session.qdq_matmulnbits_accuracy_level": "4"},
 }
 
 
@@ -77,6 +78,8 @@ class OnnxBackend:
             "inputs": [_port(port) for port in session.get_inputs()],
             "outputs": [_port(port) for port in session.get_outputs()],
         }
+        if unfused := unfused_weights(out / MODEL_FILE, SESSION):
+            meta["unfused"] = unfused
         write_whole(out / "artifact.json", json.dumps(meta, indent=2) + "\n")
         return Artifact(variant.name, target.name, self.name, "onnx", out, sha256_tree(out), meta)
 
@@ -106,7 +109,8 @@ def _copy_self_contained(source: Path, destination: Path) -> None:
 
 
 def _port(port: Any) -> dict[str, Any]:
-    shape = [d if isinstance(d, int) else 1 for d in port.shape]  # a symbolic dimension is the batch, run as 1
+    # A symbolic first dimension is the batch, run as 1; others take any size.
+    shape = [d if isinstance(d, int) else (-1 if axis else 1) for axis, d in enumerate(port.shape)]
     kind = port.type.removeprefix("tensor(").removesuffix(")")
     return {"name": port.name, "shape": shape, "dtype": _NUMPY_NAMES.get(kind, kind)}
 

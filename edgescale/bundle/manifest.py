@@ -109,7 +109,7 @@ class VerdictRecord(Record, frozen=True, kw_only=True):
 
 
 class TensorRecord(Record, frozen=True, kw_only=True):
-    """An input or output of an ONNX artifact: static shape (batch 1 first) and NumPy dtype name."""
+    """An input or output of an ONNX artifact: shape (batch 1 first, -1 for any size) and NumPy dtype name."""
 
     name: str
     shape: tuple[int, ...]
@@ -195,7 +195,8 @@ class PolicyRow(Record, frozen=True, kw_only=True):
 class PolicyRecord(Record, frozen=True, kw_only=True):
     """A target's table: rows best first; without a budget `default` runs, when nothing fits `fallback`.
 
-    `budget` is the text of the limits the default was chosen by.
+    `budget` is the text of the limits the default was chosen by. `controller`: the policy of the run-time
+    controller, where there are figures for one.
     """
 
     target: str
@@ -203,6 +204,7 @@ class PolicyRecord(Record, frozen=True, kw_only=True):
     rows: tuple[PolicyRow, ...]
     default: str
     fallback: str
+    controller: FileRecord | None = None
 
 
 class MetricRecord(Record, frozen=True, kw_only=True):
@@ -240,6 +242,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         files = [file for entry in self.entries for file in entry.files]
         files += [entry.layers for entry in self.entries if entry.layers is not None]
         files += [entry.diagnosis for entry in self.entries if entry.diagnosis is not None]
+        files += [policy.controller for policy in self.policies if policy.controller is not None]
         return tuple(sorted(files, key=lambda file: file.path))
 
 

@@ -43,8 +43,10 @@ from edgescale.bundle.manifest import (
     is_manifest,
     sums_text,
 )
+from edgescale.bundle.options import Answers, build_policy
 from edgescale.bundle.policy import preference, smallest, value_of
 from edgescale.bundle.reader import open_bundle
+from edgescale.control.policy import encode_policy
 from edgescale.core.budget import BUDGET_METRICS, Budget, Budgets
 from edgescale.core.errors import EdgescaleError, UsageError
 from edgescale.core.files import sha256_file, sha256_tree, whole_directory
@@ -72,6 +74,8 @@ class Entry:
     measurement: Measurement
     pareto: bool = False
     selected: bool = False
+    answers: Answers | None = None
+    """A classifier's answers on the evaluation data, from which cascades are made."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,7 @@ def _fill(directory: Path, entries: Sequence[Entry], context: Context) -> None:
         _write_entry(directory, entry, name, context.budgets.of(entry.target.name))
         for name, entry in zip(ids, entries, strict=True)
     )
+    given = (context.metric or "", {n: e.answers for n, e in zip(ids, entries, strict=True) if e.answers is not None})
     manifest = Manifest(
         format=FORMAT,
         schema=SCHEMA,
@@ -175,7 +180,7 @@ def _fill(directory: Path, entries: Sequence[Entry], context: Context) -> None:
         targets=tuple(_target_record(target) for target in {e.target.name: e.target for e in entries}.values()),
         entries=records,
         policies=tuple(
-            _policy(name, records, str(context.budgets.of(name)))
+            _policy(name, records, str(context.budgets.of(name)), _write_controller(directory, name, records, given))
             for name in dict.fromkeys(e.target.name for e in entries)
         ),
     )
@@ -349,7 +354,20 @@ def _target_record(target: Target) -> TargetRecord:
     )
 
 
-def _policy(target: str, records: Sequence[EntryRecord], budget: str) -> PolicyRecord:
+def _write_controller(
+    directory: Path, target: str, records: Sequence[EntryRecord], given: tuple[str, Mapping[str, Answers]]
+) -> FileRecord | None:
+    """`policies/<target>.json` for the run-time controller; `given` is the metric and the answers by entry."""
+    policy = build_policy(target, given[0], [record for record in records if record.target == target], given[1])
+    if policy is None:
+        return None
+    path = directory / "policies" / f"{_folder(target)}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_policy(policy))
+    return _file_record(directory, path)
+
+
+def _policy(target: str, records: Sequence[EntryRecord], budget: str, controller: FileRecord | None) -> PolicyRecord:
     mine = {record.id: record for record in records if record.target == target}
     figures = {name: record.quantities() for name, record in mine.items()}
     # What no back end executes comes last.
@@ -365,7 +383,8 @@ def _policy(target: str, records: Sequence[EntryRecord], budget: str) -> PolicyR
         for name in order
     )
     default = (selected or order)[0]
-    return PolicyRecord(target=target, budget=budget, rows=rows, default=default, fallback=smallest(figures))
+    last = smallest(figures)
+    return PolicyRecord(target=target, budget=budget, rows=rows, default=default, fallback=last, controller=controller)
 
 
 def _copy_tree(source: Path, directory: Path, folder: str) -> tuple[FileRecord, ...]:

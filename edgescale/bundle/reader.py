@@ -24,6 +24,7 @@ from edgescale.bundle.manifest import (
     is_safe_path,
     sums_text,
 )
+from edgescale.control.policy import Policy, decode_policy
 from edgescale.core.budget import parse_budget
 from edgescale.core.errors import UsageError
 from edgescale.core.files import sha256_file, sha256_listing
@@ -61,6 +62,24 @@ class Bundle:
                 return policy
         known = ", ".join(self.target_names())
         raise UsageError(f"the bundle {self.path} has nothing for target {target!r}; it serves: {known}")
+
+    def controller_policy(self, target: str) -> Policy:
+        """The run-time controller's policy of a target. Raises UsageError where the bundle has none, BundleError."""
+        record = self.policy(target).controller
+        if record is None:
+            raise UsageError(
+                f"the bundle {self.path} has no policy for the controller on {target}: it needs a latency and a "
+                "quality of the variants; compile with --eval"
+            )
+        where = self.path / record.path
+        try:
+            policy = decode_policy(where.read_bytes(), str(where))
+        except OSError as error:
+            raise BundleError(f"cannot read {where}: {error.strerror}") from None
+        for variant in policy.variants:
+            if variant.name not in {row.entry for row in self.policy(target).rows}:
+                raise BundleError(f"{where} names {variant.name}, which is no entry of {target}")
+        return policy
 
     def artifact_path(self, entry: EntryRecord) -> Path:
         """Directory of an entry's artifact."""
@@ -123,6 +142,10 @@ def _check_paths(bundle: Bundle) -> None:
     """Every named path stays inside the bundle, once, under its entry's folder."""
     where = bundle.path / MANIFEST_NAME
     seen: set[str] = set()
+    for policy in bundle.manifest.policies:
+        file = policy.controller
+        if file is not None and (not is_safe_path(file.path) or not file.path.startswith("policies/")):
+            raise BundleError(f"{where}: the policy of {policy.target} is outside policies/: {file.path!r}")
     for entry in bundle.manifest.entries:
         beside = (file for file in (entry.layers, entry.diagnosis) if file is not None)
         for file in (*entry.files, *beside):

@@ -43,7 +43,7 @@ _METRICS = ", ".join(BUDGET_METRICS)
     "recipes",
     default="fp32,w8a8",
     show_default=True,
-    help="Comma-separated recipes: fp32, w8a8, w4a8, w8a16, w4a16-g32, fp4-g64, ... or auto.",
+    help="Comma-separated recipes: fp32, w8a8, w4a8, w8a16, w4a16-g32, w4a8-qat, fp4-g64, ... or auto.",
 )
 @click.option("--bits", type=click.Choice(["auto"]), help="auto: also choose 4 or 8 bits layer by layer (recipe auto).")
 @override_option
@@ -83,6 +83,13 @@ _METRICS = ", ".join(BUDGET_METRICS)
     help="Also write the tables to a .txt, .html or .svg file; repeatable.",
 )
 @click.option("--calib", help="Calibration data: .npz, folder of .npy, or package.module:function.")
+@click.option(
+    "--train",
+    "training",
+    help="Data for recipes that train (w4a8-qat), in the same forms; without labels the float model's answers are "
+    "learned. Needs PyTorch (extra `train`).",
+)
+@click.option("--epochs", type=click.IntRange(1), help="How often training goes over the data.  [default: 6]")
 @click.option("--eval", "evaluation", help="Evaluation data with labels, in the same forms.")
 @json_option
 @cache_option
@@ -117,6 +124,8 @@ def run_compile(
     command_line: list[str],
     bits: str | None = None,
     overrides: tuple[str, ...] = (),
+    training: str | None = None,
+    epochs: int | None = None,
 ) -> int:
     """Compile, print, write the reports; the exit code."""
     from edgescale.cache import StageStore
@@ -133,6 +142,8 @@ def run_compile(
         recipes=recipes_of([*recipes.split(","), *([bits] if bits else [])], observer, overrides),
         budgets=parse_budgets(budgets, [profile.name for profile in profiles]),
         calibration=calib,
+        training=training,
+        epochs=epochs,
         evaluation=evaluation,
         metric=metric,
         samples=samples,

@@ -23,9 +23,9 @@ from edgescale.select import Candidate, Selection, select
 def command(bundle: Path, layer: str | None, budget: str | None, target: str | None, as_json: bool) -> int:
     """Rank BUNDLE's variants under the budget, say what each misses and by how much.
 
-    Of the best variant, also the layers that cost most, and those whose quantization costs most quality: why, and the
-    override that helps. With LAYER (a node's name, or a part of it), all that of one layer in every variant. Exit
-    code 3 when a target has no variant within the budget.
+    Of the best variant, also the layers that cost most. Of the best quantized one, those whose quantization costs most
+    quality: why, and the override that helps. With LAYER (a node's name, or a part of it), all that of one layer in
+    every variant. Exit code 3 when a target has no variant within the budget.
     """
     opened = open_bundle(bundle)
     if layer is not None:
@@ -80,8 +80,16 @@ def _payload(selection: Selection) -> dict[str, Any]:
 
 
 def _with_diagnosis(bundle: Bundle, selection: Selection) -> dict[str, Any]:
-    layers = bundle.diagnosis(bundle.entry(selection.best.name))
-    return {**_payload(selection), "diagnosis": [_fields(layer) for layer in layers]}
+    judged = _diagnosed(bundle, selection)
+    layers = () if judged is None else bundle.diagnosis(judged)
+    diagnosis = {"diagnosed": None if judged is None else judged.id, "diagnosis": [_fields(layer) for layer in layers]}
+    return {**_payload(selection), **diagnosis}
+
+
+def _diagnosed(bundle: Bundle, selection: Selection) -> EntryRecord | None:
+    """The best variant that edgescale quantized: the chosen one, or where that is float the next in the ranking."""
+    entries = (bundle.entry(verdict.name) for verdict in selection.ranking)
+    return next((entry for entry in entries if bundle.diagnosis(entry)), None)
 
 
 def _show(bundle: Bundle, selection: Selection) -> None:
@@ -115,10 +123,12 @@ def _show(bundle: Bundle, selection: Selection) -> None:
         from edgescale.report.layers import layer_table
 
         out.print(layer_table([_Layer(record) for record in layers], f"{best.id}: most expensive layers", 5))
-    if diagnosis := bundle.diagnosis(best):
-        from edgescale.report.diagnosis import diagnosis_table, override_lines
+    if (diagnosed := _diagnosed(bundle, selection)) is not None:
+        from edgescale.report.diagnosis import diagnosis_figure, diagnosis_table, override_lines
 
-        out.print(diagnosis_table(diagnosis, f"{best.id}: layers by the quality they cost", 5))
+        diagnosis = bundle.diagnosis(diagnosed)
+        out.print(diagnosis_figure(diagnosis, f"{diagnosed.id}: error of the output, each layer quantized alone", 10))
+        out.print(diagnosis_table(diagnosis, f"{diagnosed.id}: layers by the quality they cost", 5))
         for line in override_lines(diagnosis):
             out.print(plain(line))
     if best.kind == "c":

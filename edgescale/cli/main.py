@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "profile": ("edgescale.cli.profile", "Measure a model or a bundle's variants on a target, layer by layer."),
     "run": ("edgescale.cli.run", "Serve samples from a bundle under a budget."),
     "export": ("edgescale.cli.export", "Write a bundle's C as a folder for CMake, make, Arduino or any other build."),
+    "policy": ("edgescale.cli.policy", "Show what the run-time controller chooses among, or write it as C."),
     "explain": ("edgescale.cli.explain", "Say why a bundle's variants were chosen or not, and where their cost lies."),
     "targets": ("edgescale.cli.targets", "List target profiles, or show one."),
     "ops": ("edgescale.cli.ops", "List the operators each back end executes, with their rules."),

@@ -94,10 +94,10 @@ def _measure_bundle(path: Path, target_name: str, store: Any, progress: Progress
         )
     artifact = entry_artifact(bundle, entry)
     target = entry_target(bundle, entry, target_name)
-    port = artifact.meta["inputs"][0]
+    ports = artifact.meta["inputs"]
     source = DataSource(options["inputs"]) if options["inputs"] else RandomSource("random")
     # An ONNX port's own type, or that of the value a C port stores, quantized or as it is.
-    dtype = port["dtype"] if artifact.kind == "onnx" else port.get("value_dtype", "float32")
-    spec = TensorSpec(port["name"], tuple(port["shape"]), dtype)
-    samples = source.load(spec).head(options["samples"])
+    types = [port["dtype"] if artifact.kind == "onnx" else port.get("value_dtype", "float32") for port in ports]
+    specs = tuple(TensorSpec(p["name"], tuple(p["shape"]), dtype) for p, dtype in zip(ports, types, strict=True))
+    samples = source.load(specs).head(options["samples"])
     return artifact, get_rig(target.rig).measure(artifact, target, samples, progress=progress)

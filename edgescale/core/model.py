@@ -16,11 +16,24 @@ format the model came from is channels-last already. Without it, images at the p
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, static shape (batch fixed to 1) and NumPy dtype name of a graph input or output."""
+    """Name, shape (batch fixed to 1) and NumPy dtype name of a graph input or output.
+
+    -1 stands for a dimension that takes any size, such as the length of a text.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def static(self) -> bool:
+        """Whether every dimension is a number."""
+        return all(side >= 0 for side in self.shape)
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether samples of `shape` (without the batch) fit."""
+        wanted = self.shape[1:]
+        return len(wanted) == len(shape) and all(w in (-1, s) for w, s in zip(wanted, shape, strict=True))
 
 
 @dataclass(frozen=True)
@@ -40,3 +53,17 @@ class Model:
     sha256: str
     quantized: bool
     """Whether the graph already holds QuantizeLinear/DequantizeLinear nodes."""
+
+    @property
+    def sequence(self) -> bool:
+        """Whether the model takes more than one float input of fixed shape (see `takes_sequences`)."""
+        return takes_sequences(self.inputs)
+
+
+INDEX_TYPES = ("int64", "int32", "bool")
+"""Element types of inputs that are looked up or compared, not multiplied."""
+
+
+def takes_sequences(inputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether inputs are those of a transformer or the like: several, token ids, masks, caches, any length."""
+    return len(inputs) != 1 or not inputs[0].static or inputs[0].dtype in INDEX_TYPES

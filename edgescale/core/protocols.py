@@ -16,9 +16,10 @@ from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
 
-Executor = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]]
-"""x: [n, *sample_shape] as the original model takes it -> first output, [n, *output_shape], as real values in
-float32 (a quantized output dequantized)."""
+Executor = Callable[[Any], npt.NDArray[np.float32]]
+"""Samples (`core.dataset.Fed`: [n, *sample_shape] as the original model takes it, or, where the rig runs models of
+several inputs, one such array each) -> first output, [n, *output_shape], as real values in float32 (a quantized
+output dequantized)."""
 
 
 class Backend(Protocol):

@@ -18,14 +18,23 @@ ROUNDINGS: dict[str, str] = {
     "rtn": "round to nearest",
     "gptq": "column by column, the error of each carried into those that follow (GPTQ)",
     "adaround": "the levels and bias that reproduce the float layer's output from the quantized layer's input",
+    "qat": "trained with the rounding in the loop, towards the float model's answers (needs --train)",
 }
 STEPS: dict[str, str] = {
     "cle": "cross-layer equalization of the weights before they are rounded",
     "smooth": "migration of activation outliers into the weights (SmoothQuant)",
     "bc": "bias correction by the mean output error over the calibration samples",
     "abc": "bias correction by the mean input and the weights' rounding errors (analytic)",
+    "qkr": "query and key weights of each attention head multiplied into one matrix before training (with qat)",
     "mse": "weight scales that minimise the squared error instead of covering the largest weight",
+    "awq": "input channels scaled up by what their activations weigh, and weights clipped (AWQ)",
+    "clip": "each block's range cut to the part that keeps the layer's output best",
+    "hadamard": "inputs and weights rotated by blocks of a Hadamard matrix, which spreads outliers",
 }
+WEIGHT_ONLY_STEPS = frozenset(("awq", "clip", "hadamard"))
+"""Steps of MatMul and Gemm whose activations stay float."""
+DEFAULT_RANK = 8
+"""Rank of the correction that `lorc` adds to each layer."""
 SCALE_RULES: dict[str, str] = {
     "m1": "scales rounded up to powers of two",
     "m2": "scales a power of two below the largest of the tensor",
@@ -55,7 +64,7 @@ _ACTIVATIONS: dict[str, tuple[ActivationFormat, int]] = {
 }
 _BASE = re.compile(r"^(?:w(?P<w>fp4|nf4|fp8|\d+)|(?P<plain>fp4|nf4|fp8))(?:a(?P<a>fp8|\d+))?$")
 _AUTO = re.compile(r"^auto(?P<share>0?\.\d+|1(?:\.0+)?)?$")
-_NAMES = "fp32, w8a8 (int8), w4a8, w8a16, w4a16-g32, w4a8-adaround, fp4-g64, auto"
+_NAMES = "fp32, w8a8 (int8), w4a8, w8a16, w4a16-g32, w4a8-adaround, w4a8-qat, fp4-g64, auto"
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,8 @@ class Recipe:
     A name is `w<weights>a<activations>` and suffixes: weights 2 to 8 (bits of an integer), fp4 (E2M1), fp8
     (E4M3) or nf4; activations 8, 16 (integers), fp8 or, left out, float. Suffixes in any order: `g<n>` one
     scale a group of n input channels, `tensor` one a tensor (default: one an output channel), `asym` with
-    zero-points, one of ROUNDINGS, any of STEPS and SCALE_RULES. `auto` chooses 4 or 8 bits for each layer.
+    zero-points, one of ROUNDINGS, any of STEPS and SCALE_RULES, `lorc` or `lorc<rank>`. `auto` chooses 4 or 8 bits
+    for each layer. 16-bit activations beside groups of weights stay float (see `weight_only`).
     """
 
     weight_bits: int = FLOAT
@@ -90,6 +100,8 @@ class Recipe:
     rounding: str = ""
     """One of ROUNDINGS as the user wrote it; see `method` for what applies where nothing was written."""
     steps: tuple[str, ...] = ()
+    rank: int = 0
+    """Rank of the low-rank correction (LoRC, ZeroQuant-FP) of each MatMul and Gemm; 0: none."""
     share: float | None = None
     """Weight bytes allowed, as a share of those at 8 bits; None: every layer has `weight_bits`."""
     overrides: tuple[Override, ...] = ()
@@ -100,21 +112,50 @@ class Recipe:
         return self.weight_bits == FLOAT and self.activation_bits == FLOAT and not self.overrides
 
     @property
+    def weight_only(self) -> bool:
+        """Whether activations stay float: none were asked for, or 16 bits beside weights in groups.
+
+        No integer kernel multiplies int16 activations by weights in groups; what the field calls w4a16 computes with
+        the activations as they are.
+        """
+        own = (isinstance(self.group, int) and self.group > 0) or self.asks_weight_only
+        return self.activation_bits == FLOAT or (self.activation_bits == 16 and own)
+
+    @property
+    def asks_weight_only(self) -> bool:
+        """Whether a part of the name has a meaning for weight-only quantization alone."""
+        return bool(self.rank or WEIGHT_ONLY_STEPS & set(self.steps))
+
+    @property
+    def data_free(self) -> bool:
+        """Whether weight-only quantization under this recipe needs no calibration data."""
+        return self.rounding in ("", "rtn") and not {"awq", "clip", "bc", "abc"} & set(self.steps)
+
+    @property
     def method(self) -> str:
         """The rounding of weights: as written, else `adaround` for integers below 8 bits, `rtn` for the rest."""
         if self.rounding:
             return self.rounding
         few = self.weight_format == "int" and self.weight_bits < 8
-        return "adaround" if few and self.activation_bits < FLOAT and self.symmetric else "rtn"
+        return "adaround" if few and not self.weight_only and self.symmetric else "rtn"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights come from quantization-aware training."""
+        return self.rounding == "qat"
 
     @property
     def simulated(self) -> str | None:
         """Why no back end stores or computes this as it is, or None: the name then ends in `-simulated`."""
         every = (self, *(rule.recipe for rule in self.overrides))
         tables = {r.weight_format for r in every} - {"int"} | {r.activation_format for r in every} - {"int"}
-        if not tables:
-            return None
-        return f"{' and '.join(sorted(tables))} values are computed and stored as float32"
+        if tables:
+            return f"{' and '.join(sorted(tables))} values are computed and stored as float32"
+        odd = {r.weight_bits for r in every if r.weight_only} - {4, 8, FLOAT}
+        if odd:
+            listed = " and ".join(str(bits) for bits in sorted(odd))
+            return f"weights of {listed} bits are stored and multiplied as codes of 4 or 8 bits"
+        return None
 
     def for_node(self, name: str) -> Recipe:
         """The recipe of one node: that of the last override whose pattern matches, else this one."""
@@ -129,6 +170,8 @@ class Recipe:
             parts.append("tensor" if self.group == "tensor" else f"g{self.group}")
         parts += [] if self.symmetric else ["asym"]
         parts += [part for part in (self.scale_rule, self.rounding, *self.steps) if part]
+        if self.rank:
+            parts.append("lorc" if self.rank == DEFAULT_RANK else f"lorc{self.rank}")
         if self.overrides:
             # Two sets of overrides are two variants: the name tells them apart, the manifest holds the text.
             text = ";".join(override_texts(self))
@@ -182,6 +225,8 @@ def _with_suffix(recipe: Recipe, suffix: str, text: str) -> Recipe:
         return replace(recipe, group=int(suffix[1:]))
     if suffix == "tensor":
         return replace(recipe, group="tensor")
+    if re.fullmatch(r"lorc([1-9]\d*)?", suffix):
+        return replace(recipe, rank=int(suffix[4:] or DEFAULT_RANK))
     if suffix == "asym":
         return replace(recipe, symmetric=False)
     if suffix in SCALE_RULES:
@@ -192,7 +237,7 @@ def _with_suffix(recipe: Recipe, suffix: str, text: str) -> Recipe:
         return recipe if suffix in recipe.steps else replace(recipe, steps=(*recipe.steps, suffix))
     if suffix == "simulated" and recipe.simulated:
         return recipe
-    known = ", ".join(["g<n>", "tensor", "asym", *SCALE_RULES, *ROUNDINGS, *STEPS])
+    known = ", ".join(["g<n>", "tensor", "asym", *SCALE_RULES, *ROUNDINGS, *STEPS, "lorc<rank>"])
     raise UsageError(f"recipe {text!r}: unknown suffix {suffix!r}; known: {known}")
 
 
@@ -200,10 +245,26 @@ def _checked(recipe: Recipe, text: str) -> Recipe:
     """Refuse combinations in which a part would be ignored."""
     if recipe.weight_format != "int" and not recipe.symmetric:
         raise UsageError(f"recipe {text!r}: {recipe.weight_format} has no zero-points; leave out asym")
-    if recipe.rounding and recipe.rounding != "rtn" and not recipe.symmetric:
+    fixed = recipe.rounding == "adaround" or (recipe.rounding == "gptq" and not recipe.weight_only)
+    if fixed and not recipe.symmetric:
         raise UsageError(f"recipe {text!r}: {recipe.rounding} rounds to symmetric levels; leave out asym")
     if recipe.activation_bits == FLOAT and "smooth" in recipe.steps:
         raise UsageError(f"recipe {text!r}: smooth serves quantized activations, and here they stay float")
+    if recipe.trained and (recipe.weight_format != "int" or recipe.activation_format != "int"):
+        raise UsageError(f"recipe {text!r}: qat trains integers of 2 to 8 bits; fp4, fp8 and nf4 have none")
+    if recipe.trained and (recipe.scale_rule or {"bc", "abc", "mse"} & set(recipe.steps)):
+        raise UsageError(f"recipe {text!r}: qat trains scales and biases itself; leave out m1, m2, bc, abc and mse")
+    if "qkr" in recipe.steps and not recipe.trained:
+        raise UsageError(f"recipe {text!r}: qkr serves training; write qat too, or leave it out")
+    if recipe.asks_weight_only and not recipe.weight_only:
+        raise UsageError(
+            f"recipe {text!r}: {', '.join(sorted(WEIGHT_ONLY_STEPS))} and lorc serve weights beside float activations: "
+            "write a16, or leave the activations out"
+        )
+    if len(cuts := [step for step in ("mse", "awq", "clip") if step in recipe.steps]) > 1:
+        raise UsageError(f"recipe {text!r}: {' and '.join(cuts)} each choose the weights' scales; write one of them")
+    if recipe.group == "tensor" and {"awq", "clip"} & set(recipe.steps):
+        raise UsageError(f"recipe {text!r}: awq and clip choose a range for each block; leave out tensor")
     if recipe.rounding == "adaround" and {"bc", "abc"} & set(recipe.steps):
         raise UsageError(f"recipe {text!r}: adaround fits the biases already; leave out bc and abc")
     if {"bc", "abc"} <= set(recipe.steps):
@@ -223,8 +284,9 @@ def with_overrides(recipe: Recipe, texts: Iterable[str]) -> Recipe:
         if not separator or not pattern.strip() or not name.strip():
             raise UsageError(f"override {text!r}: write pattern=recipe, for example 'stage1.*=w8a8' or 'head=fp32'")
         made = parse_recipe(name, recipe.observer)
-        if made.share is not None or set(made.steps) - {"mse"}:
-            raise UsageError(f"override {text!r}: auto, cle, smooth, bc and abc are choices for the whole model")
+        if made.share is not None or made.trained or set(made.steps) - {"mse"}:
+            steps = ", ".join(step for step in STEPS if step != "mse")
+            raise UsageError(f"override {text!r}: auto, qat, {steps} are choices for the whole model")
         rules.append(Override(pattern.strip(), replace(made, percentile=recipe.percentile)))
     return replace(recipe, overrides=tuple(rules))
 

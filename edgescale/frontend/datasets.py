@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UsageError
-from edgescale.core.model import Model, TensorSpec
+from edgescale.core.model import INDEX_TYPES, Model, TensorSpec
 from edgescale.frontend.fingerprint import (
     dataset_fingerprint,
     importable_from_here,
@@ -23,9 +24,15 @@ from edgescale.frontend.fingerprint import (
 
 Array = npt.NDArray[np.generic]
 _LABEL_FILES = ("labels.npy", "y.npy")
+CHECKED_ELEMENTS = 2**20
+"""Numbers looked at together while samples are checked."""
 
 
-def load_dataset(spec: str, model: Model | TensorSpec | None = None, *, need_labels: bool = False) -> Dataset:
+Target = Model | TensorSpec | Sequence[TensorSpec]
+"""What samples are to feed: a model, its only input, or its inputs."""
+
+
+def load_dataset(spec: str, model: Target | None = None, *, need_labels: bool = False) -> Dataset:
     """Load samples, and labels where there are any.
 
     `spec` is one of
@@ -36,11 +43,14 @@ def load_dataset(spec: str, model: Model | TensorSpec | None = None, *, need_lab
     - `package.module:function`, called without arguments, returning x or (x, y); modules of the current
       directory are found too.
 
-    With a `model` (of one input), or the specification of its input, the samples are checked and cast to
+    For a model of several inputs, an `.npz` with an array of each input's name [count, ...] and optionally y, or a
+    function that returns a dict of them in x's place.
+
+    With a `model`, or the specification of its inputs, the samples are checked and cast to
     what it takes: float64 and float16 become float32; integers and booleans become float32 with the same
     value (scaling them, say to 0..1, is the caller's business; integers beyond 2^24 are refused); a
-    quantized model's int8, uint8 or int16 input takes integers within its range. Files are never unpickled.
-    `need_labels` demands y.
+    quantized model's int8, uint8 or int16 input, and one of token ids, takes integers within its range. Files are
+    never unpickled. `need_labels` demands y.
 
     Raises UsageError saying what is wrong: unreadable files, no samples, another shape than the model's
     (with the transpose that would fit), a dtype without a rule, NaN or infinity, all samples constant,
@@ -48,6 +58,9 @@ def load_dataset(spec: str, model: Model | TensorSpec | None = None, *, need_lab
     """
     digest = dataset_fingerprint(spec)
     path = Path(spec)
+    targets = _targets(model)
+    if targets is not None and len(targets) > 1:
+        return _several(spec, path, targets, digest, need_labels)
     if path.is_dir():
         x, y = _from_folder(path)
     elif path.is_file():
@@ -56,9 +69,47 @@ def load_dataset(spec: str, model: Model | TensorSpec | None = None, *, need_lab
         x, y = _from_function(spec)
     else:  # dataset_fingerprint has refused it
         raise UsageError(f"dataset {spec} does not exist")
-    x = _checked_samples(x, spec, model)
+    x = _checked_samples(x, spec, targets[0] if targets else None)
     labels = _checked_labels(y, len(x), spec, need_labels)
     return Dataset(_name(spec), x, labels, digest)
+
+
+def _targets(model: Target | None) -> tuple[TensorSpec, ...] | None:
+    if model is None or isinstance(model, TensorSpec):
+        return None if model is None else (model,)
+    return model.inputs if isinstance(model, Model) else tuple(model)
+
+
+def _several(spec: str, path: Path, targets: Sequence[TensorSpec], digest: str, need_labels: bool) -> Dataset:
+    """Samples of a model of several inputs, by name."""
+    names = [target.name for target in targets]
+    if path.is_file() and path.suffix == ".npz":
+        loaded = _load(path)
+        with loaded:
+            try:
+                arrays = {name: loaded[name] for name in loaded.files}
+            except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+                raise UsageError(f"dataset {path} cannot be read: {_reason(error)}") from None
+        y = arrays.get("y") if "y" not in names else None
+    elif is_function_spec(spec) and not path.exists():
+        arrays, y = _from_function(spec, several=True)
+    else:
+        raise UsageError(
+            f"dataset {spec}: the model has {len(names)} inputs ({', '.join(names)}): give an .npz with one array "
+            "each, or a function that returns a dict of them"
+        )
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        found = ", ".join(arrays) or "nothing"
+        raise UsageError(f"dataset {spec} has no array {', '.join(map(repr, missing))} (found: {found})")
+    checked = {t.name: _checked_samples(np.asarray(arrays[t.name]), spec, t, many=True) for t in targets}
+    counts = {name: len(array) for name, array in checked.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise UsageError(f"dataset {spec}: the inputs hold different numbers of samples ({listed})")
+    first, *others = names
+    labels = _checked_labels(y, len(checked[first]), spec, need_labels)
+    return Dataset(_name(spec), checked[first], labels, digest, {name: checked[name] for name in others}, first)
 
 
 def _name(spec: str) -> str:
@@ -136,7 +187,8 @@ def _stack(samples: list[Array], files: list[Path], folder: Path) -> Array:
     return np.stack(samples)
 
 
-def _from_function(spec: str) -> tuple[Array, Array | None]:
+def _from_function(spec: str, several: bool = False) -> tuple[Any, Array | None]:
+    """(x, y); x an array, or with `several` a dict of arrays."""
     function = load_function(spec, "dataset")
     try:
         result = function()
@@ -146,7 +198,9 @@ def _from_function(spec: str) -> tuple[Array, Array | None]:
     if len(pair) != 2:
         raise UsageError(f"dataset {spec} returned {len(pair)} values; it must return x or (x, y)")
     try:
-        x = np.asarray(pair[0])
+        if several and not isinstance(pair[0], Mapping):
+            raise UsageError(f"dataset {spec}: the model has several inputs; return a dict of their arrays")
+        x = {k: np.asarray(v) for k, v in pair[0].items()} if several else np.asarray(pair[0])
         y = None if pair[1] is None else np.asarray(pair[1])
     except ValueError as error:
         raise UsageError(f"dataset {spec} returned no regular array: {error}") from None
@@ -169,23 +223,23 @@ def load_function(spec: str, what: str) -> Any:
     return function
 
 
-def _checked_samples(x: Array, spec: str, model: Model | TensorSpec | None) -> Array:
+def _checked_samples(x: Array, spec: str, target: TensorSpec | None, *, many: bool = False) -> Array:
+    """`many`: one of several inputs, which may well hold the same number everywhere (a mask, an empty cache)."""
     if x.dtype.kind not in "fiub":
         raise UsageError(f"dataset {spec}: x has the type {x.dtype}; numbers are needed")
     if x.ndim == 0 or x.shape[0] == 0:
         raise UsageError(f"dataset {spec} holds no samples")
-    if model is not None:
-        target = model if isinstance(model, TensorSpec) else _single_input(model, spec)
+    if target is not None:
         _check_shape(x, target, spec)
         x = _cast(x, target, spec)
     elif x.dtype.kind == "f":
         x = x.astype(np.float32, copy=False)
-    if x.size == 0:
+    if x.size == 0 and not many:
         raise UsageError(f"dataset {spec}: x has the shape {list(x.shape)}, that is no numbers at all")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        first = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
+    first = _first_broken(x) if x.dtype.kind == "f" else None
+    if first is not None:
         raise UsageError(f"dataset {spec}: sample {first} holds NaN or infinity (or a number beyond float32)")
-    if x.size > 1 and (x == x.reshape(-1)[0]).all():
+    if x.size > 1 and not many and all((part == x.reshape(-1)[0]).all() for part in _parts(x)):
         raise UsageError(
             f"dataset {spec}: every number in x is {x.reshape(-1)[0]}; constant data cannot calibrate or evaluate a "
             "model, give real samples"
@@ -193,17 +247,32 @@ def _checked_samples(x: Array, spec: str, model: Model | TensorSpec | None) -> A
     return np.ascontiguousarray(x)
 
 
-def _single_input(model: Model, spec: str) -> TensorSpec:
-    if len(model.inputs) != 1:
-        names = ", ".join(repr(i.name) for i in model.inputs)
-        raise UsageError(f"dataset {spec}: {model.name} has {len(model.inputs)} inputs ({names}); datasets feed one")
-    return model.inputs[0]
+def _parts(x: Array) -> Iterator[Array]:
+    """A few samples after the other, so that what is computed of them stays small beside all samples."""
+    size = max(1, CHECKED_ELEMENTS // max(x[0].size, 1))
+    return (x[start : start + size] for start in range(0, len(x), size))
+
+
+def _first_broken(x: Array) -> int | None:
+    """Index of the first sample with a number that is not finite."""
+    start = 0
+    for part in _parts(x):
+        broken = np.flatnonzero(~np.isfinite(part.reshape(len(part), -1)).all(axis=1))
+        if broken.size:
+            return start + int(broken[0])
+        start += len(part)
+    return None
 
 
 def _check_shape(x: Array, target: TensorSpec, spec: str) -> None:
     wanted, found = target.shape[1:], x.shape[1:]
-    if wanted == found:
+    if target.accepts(found):
         return
+    if not target.static:
+        raise UsageError(
+            f"dataset {spec}: samples have the shape {list(found)}, the model's input {target.name!r} takes "
+            f"{list(wanted)} (-1: any)"
+        )
     message = (
         f"dataset {spec}: samples have the shape {list(found)}, the model's input {target.name!r} takes {list(wanted)}"
     )
@@ -232,7 +301,13 @@ def _cast(x: Array, target: TensorSpec, spec: str) -> Array:
             )
         with np.errstate(over="ignore"):
             return x.astype(np.float32)
+    if target.dtype == "bool":
+        if x.dtype.kind == "f" or (x.size and not np.isin(x, (0, 1)).all()):
+            raise UsageError(f"dataset {spec}: the model's input {target.name!r} takes bool; give 0 and 1")
+        return x.astype(np.bool_)
     limits = np.iinfo(np.dtype(target.dtype))
+    if x.dtype.kind == "f" and target.dtype in INDEX_TYPES:
+        raise UsageError(f"dataset {spec}: x is {x.dtype}, the model's input {target.name!r} takes {target.dtype}")
     if x.dtype.kind == "f":
         raise UsageError(
             f"dataset {spec}: x is {x.dtype}, the model's input {target.name!r} takes {target.dtype}; quantize the "

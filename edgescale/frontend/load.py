@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.files import write_whole
-from edgescale.core.model import Model, TensorSpec
+from edgescale.core.model import INDEX_TYPES, Model, TensorSpec
 from edgescale.core.state import decode_states
 from edgescale.frontend.fingerprint import hash_model_bytes, is_tflite
 
@@ -26,11 +26,11 @@ def load_model(path: Path) -> Model:
     """Read, check and clean an ONNX model, float or QDQ, or a TensorFlow Lite one (told by its signature).
 
     ONNX: default-domain opset 13 or newer, static shapes (an unknown first dimension is the batch and becomes 1),
-    float32 inputs (int8, uint8 and int16 too in a quantized model), external data beside the file, below 2 GiB.
+    inputs of float32 (int8, uint8 and int16 too in a quantized model) or of token ids and masks (int64, int32, bool;
+    such models may have further unknown dimensions), external data beside the file, below 2 GiB.
     Functions are inlined, the opset raised to 21 where the converter manages it, and the passes of
     `frontend.passes.clean` applied; outputs equal the file's to float32 rounding. Ports that hold the state of an
-    LSTM or GRU before and after a run become states (`frontend.recurrent_states`). Models of several inputs load;
-    datasets feed models of one.
+    LSTM or GRU before and after a run become states (`frontend.recurrent_states`).
 
     TensorFlow Lite: see `frontend.tflite.translate`; quantized files become QDQ graphs that compile to LiteRT's
     results bit for bit, their inputs and outputs keep shape and dtype. Needs the extra `tflite`
@@ -169,26 +169,32 @@ def _upgrade(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def model_from_ir(graph: onnx_ir.Model, name: str, sha256: str | None = None, *, where: str = "") -> Model:
-    """Wrap an onnx_ir model with inferred static shapes at its edges as a `Model`.
+    """Wrap an onnx_ir model with inferred shapes at its edges as a `Model`.
 
     Inputs and outputs that hold state (`core.state`) are not among the model's: whoever runs it feeds them back.
     `name` must be a C identifier; `sha256` is computed from the serialized graph where it is not given.
-    Raises UnsupportedModelError for an input or output without a static shape.
+    Raises UnsupportedModelError for an input or output of unknown rank, or in models without token inputs of
+    unknown size.
     """
     quantized = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph)
     states = decode_states(graph.metadata_props, where or name)
     fed = {state.input for state in states}
     left = {state.output for state in states}
-    inputs = tuple(_spec(v, where) for v in graph.graph.inputs if not v.is_initializer() and v.name not in fed)
-    outputs = tuple(_spec(v, where) for v in graph.graph.outputs if v.name not in left)
+    ports = [v for v in graph.graph.inputs if not v.is_initializer()]
+    varies = any(v.dtype is not None and v.dtype.numpy().name in INDEX_TYPES for v in ports)
+    inputs = tuple(_spec(v, where, varies) for v in ports if v.name not in fed)
+    outputs = tuple(_spec(v, where, varies) for v in graph.graph.outputs if v.name not in left)
     digest = sha256 or hashlib.sha256(serialize(graph)).hexdigest()
     return Model(c_identifier(name), graph, inputs, outputs, digest, quantized)
 
 
-def _spec(value: Any, where: str) -> TensorSpec:
+def _spec(value: Any, where: str, varies: bool) -> TensorSpec:
+    """`varies`: whether dimensions of any size are noted as -1 instead of refused."""
     from edgescale.frontend.graph import shape_of
 
     shape = shape_of(value)
+    if shape is None and varies and value.shape is not None:
+        shape = tuple(d if isinstance(d, int) else -1 for d in value.shape.dims)
     if shape is None or value.dtype is None:
         prefix = f"{where}: " if where else ""
         raise UnsupportedModelError(f"{prefix}{value.name!r} at the edge of the graph has no static shape and type")

@@ -1,4 +1,4 @@
-"""Static shapes: the batch fixed to 1, every other dimension a number, strict shape inference.
+"""Shapes: the batch fixed to 1, other dimensions numbers (in models of token inputs any may vary), strict inference.
 
 Every function works on the proto in place and raises UnsupportedModelError; `where` is the file's name.
 """
@@ -14,6 +14,7 @@ from edgescale.core.errors import UnsupportedModelError
 from edgescale.frontend.check import DEFAULT_DOMAINS, brief
 
 _QUANTIZED_INPUTS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16)
+_INDEX_INPUTS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
 
 def _inputs(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
@@ -27,40 +28,53 @@ def is_quantized(graph: onnx.GraphProto) -> bool:
     return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.node)
 
 
+def takes_tokens(graph: onnx.GraphProto) -> bool:
+    """Whether an input holds token ids or the like: int64, int32 or bool."""
+    return any(value.type.tensor_type.elem_type in _INDEX_INPUTS for value in _inputs(graph))
+
+
 def check_inputs(model: onnx.ModelProto, where: str) -> None:
-    """There is an input, and each is a float32 tensor (int8, uint8 or int16 too where the model is quantized)."""
+    """There is an input, and each is a tensor of float32, int64, int32 or bool.
+
+    Quantized models may take int8, uint8 or int16 too.
+    """
     values = list(_inputs(model.graph))
     if not values:
         raise UnsupportedModelError(f"{where} has no inputs: its output never changes")
-    allowed = (TensorProto.FLOAT, *(_QUANTIZED_INPUTS if is_quantized(model.graph) else ()))
+    allowed = (TensorProto.FLOAT, *_INDEX_INPUTS, *(_QUANTIZED_INPUTS if is_quantized(model.graph) else ()))
     for value in values:
         kind = value.type.WhichOneof("value")
         if kind != "tensor_type":
             raise UnsupportedModelError(f"{where}: the input {value.name!r} is no tensor but {kind or 'of no type'}")
         element = value.type.tensor_type.elem_type
         if element not in allowed:
-            names = " or ".join(TensorProto.DataType.Name(a).lower().replace("float", "float32") for a in allowed)
+            names = ", ".join(TensorProto.DataType.Name(a).lower().replace("float", "float32") for a in allowed)
             raise UnsupportedModelError(
                 f"{where}: the input {value.name!r} is {TensorProto.DataType.Name(element).lower()}; supported: "
-                f"{names}. Export the model with float32 inputs (put casts and look-ups before the model)"
+                f"{names}. Export the model with such inputs"
             )
         if not value.type.tensor_type.HasField("shape"):
             raise UnsupportedModelError(f"{where}: the input {value.name!r} has no shape; export it with a fixed shape")
 
 
 def fix_batch(model: onnx.ModelProto, where: str) -> None:
-    """Set an unknown first dimension of each input to 1; refuse any other unknown one.
+    """Set an unknown first dimension of each input to 1; refuse any other unknown one, but for models of tokens.
 
-    A symbolic, absent, 0 or -1 first dimension is the batch. The shapes the file notes for inner
-    values are dropped, and so are unknown dimensions of the outputs: inference fills them anew.
+    A symbolic, absent, 0 or -1 first dimension is the batch. Models that take token ids keep other symbolic
+    dimensions (a text's length). The shapes the file notes for
+    inner values are dropped, and so are unknown dimensions of the outputs: inference fills them anew.
     """
     values = list(_inputs(model.graph))
+    varies = takes_tokens(model.graph)
     for value in values:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             known = dim.HasField("dim_value") and dim.dim_value > 0
             if axis == 0 and not known:
                 dim.Clear()
                 dim.dim_value = 1
+            elif not known and varies:
+                if not dim.dim_param:
+                    dim.dim_param = f"{value.name}_dim{axis}"
             elif not known:
                 label = repr(dim.dim_param) if dim.dim_param else "unnamed"
                 raise UnsupportedModelError(
@@ -115,10 +129,13 @@ def check_channels(model: onnx.ModelProto, where: str) -> None:
 
 
 def check_outputs(model: onnx.ModelProto, where: str) -> None:
-    """Every output is a tensor of static shape."""
+    """Every output is a tensor of static shape; in models of tokens, of known rank."""
+    varies = takes_tokens(model.graph)
     for value in model.graph.output:
         tensor = value.type.tensor_type
         dims = tensor.shape.dim
+        if varies and tensor.HasField("shape"):
+            continue
         if not tensor.HasField("shape") or not all(d.HasField("dim_value") and d.dim_value > 0 for d in dims):
             raise UnsupportedModelError(
                 f"{where}: the shape of the output {value.name!r} depends on the data; only static shapes are supported"

@@ -116,6 +116,10 @@ class Layer:
         """The layer's kind, as reports print it."""
         return type(self).__name__
 
+    def macs(self, tensors: Mapping[str, Tensor]) -> int:
+        """Multiply-accumulates for one sample, given the program's tensors; see `program.macs`."""
+        return 0
+
     @property
     def updates(self) -> tuple[str, ...]:
         """Inputs that the layer overwrites: layers behind it find there what it left. None is a state's input, a port
@@ -142,6 +146,10 @@ class Conv2D(Layer):
     clamp: Clamp
     weight_bits: int = field(default=8, kw_only=True)
 
+    def macs(self, tensors: Mapping[str, Tensor]) -> int:
+        """One for each weight and position of the output it reaches."""
+        return tensors[self.output].size * int(np.prod(self.weights.shape[1:]))
+
 
 @dataclass(frozen=True)
 class DepthwiseConv2D(Layer):
@@ -157,6 +165,10 @@ class DepthwiseConv2D(Layer):
     clamp: Clamp
     weight_bits: int = field(default=8, kw_only=True)
 
+    def macs(self, tensors: Mapping[str, Tensor]) -> int:
+        """One for each weight and position of the output it reaches."""
+        return tensors[self.output].size * int(np.prod(self.weights.shape[:2]))
+
 
 @dataclass(frozen=True)
 class FullyConnected(Layer):
@@ -167,6 +179,10 @@ class FullyConnected(Layer):
     requant: Requant | None
     clamp: Clamp
     weight_bits: int = field(default=8, kw_only=True)
+
+    def macs(self, tensors: Mapping[str, Tensor]) -> int:
+        """One for each weight and position of the output it reaches."""
+        return tensors[self.output].size * int(self.weights.shape[1])
 
 
 @dataclass(frozen=True)
@@ -361,15 +377,4 @@ class Program:
 
 def macs(program: Program, layer: Layer) -> int:
     """Multiply-accumulates of one layer for one sample (weights times output positions)."""
-    from edgescale.lower.program_recurrent import Recurrent  # which builds on this module
-
-    out = program.tensors[layer.output]
-    if isinstance(layer, Conv2D):
-        return out.size * int(np.prod(layer.weights.shape[1:]))
-    if isinstance(layer, DepthwiseConv2D):
-        return out.size * int(np.prod(layer.weights.shape[:2]))
-    if isinstance(layer, FullyConnected):
-        return out.size * int(layer.weights.shape[1])
-    if isinstance(layer, Recurrent):
-        return program.tensors[layer.inputs[0]].shape[-2] * layer.step_macs()
-    return 0
+    return layer.macs(program.tensors)

@@ -14,9 +14,10 @@ zero.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgescale.lower.program import Array, Layer, Requant
+from edgescale.lower.program import Array, Layer, Requant, Tensor
 
 GATE_SCALE = 2.0**-12
 """Units of a gate before its activation, Q3.12."""
@@ -57,9 +58,9 @@ class Recurrent(Layer):
         """U."""
         return int(self.weights.shape[1])
 
-    def step_macs(self) -> int:
-        """Multiply-accumulates of the matrices' products in one step."""
-        return int(self.weights.size + self.recurrent.size)
+    def macs(self, tensors: Mapping[str, Tensor]) -> int:
+        """Those of the matrices' products, for every step."""
+        return tensors[self.inputs[0]].shape[-2] * int(self.weights.size + self.recurrent.size)
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,7 @@ def _best(exact: Real, form: Format, block: Shape, full: Real, rule: str) -> Rea
 
 
 def _asymmetric(exact: Real, form: Format, block: Shape, *, search: bool, scale_rule: str) -> Blocks:
-    if form.limits is None:
-        raise UsageError(f"{form.name} has no zero-points: only integers do")
-    low, high = form.limits
+    low, high = levels_of(form)
     bottom = np.minimum(reduce_blocks(exact, block, np.minimum), 0.0)
     top = np.maximum(reduce_blocks(exact, block, np.maximum), 0.0)
     best_scale, best_zero = np.ones(bottom.shape), np.zeros(bottom.shape)
@@ -141,3 +139,25 @@ def _shifted(exact: Real, scale: Real, zero: Real, form: Format, block: Shape) -
     wide, offset = spread(scale, exact.shape, block), spread(zero, exact.shape, block)
     levels = np.clip(np.rint(exact / wide) + offset, form.levels[0], form.levels[-1])
     return Blocks(levels, scale, zero, block)
+
+
+def at_clip(weights: Real, form: Format, block_size: Shape, clip: float, *, symmetric: bool, scale_rule: str) -> Blocks:
+    """Weights rounded to nearest where each block's scale covers `clip` of its range."""
+    block = check_block(weights.shape, block_size)
+    if symmetric:
+        full = _without_zeros(reduce_blocks(np.abs(weights), block, np.maximum) / form.largest)
+        scale = constrain(full * clip, scale_rule)
+        return Blocks(form.nearest(weights / spread(scale, weights.shape, block)), scale, None, block)
+    low, high = levels_of(form)
+    bottom = np.minimum(reduce_blocks(weights, block, np.minimum), 0.0)
+    top = np.maximum(reduce_blocks(weights, block, np.maximum), 0.0)
+    scale = constrain(_without_zeros((top - bottom) * clip / (high - low)), scale_rule)
+    zero = np.clip(np.rint(low - bottom * clip / scale), low, high)
+    return _shifted(weights, scale, zero, form, block)
+
+
+def levels_of(form: Format) -> tuple[int, int]:
+    """(lowest, highest) level of a format of integers. Raises UsageError for another: it has no zero-points."""
+    if form.limits is None:
+        raise UsageError(f"{form.name} has no zero-points: only integers do")
+    return form.limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,23 +88,47 @@ class Stream:
         return {name: found[name] for name in values}
 
 
-def channel_reach(
+@dataclass(frozen=True)
+class ChannelSpread:
+    """Of each channel of a value, [channels]: least and largest number (0 included) and mean square."""
+
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+    power: npt.NDArray[np.float64]
+
+    @property
+    def reach(self) -> npt.NDArray[np.float64]:
+        """Largest magnitude of each channel."""
+        return np.maximum(-self.low, self.high)
+
+    def step(self, factors: npt.NDArray[np.float64]) -> float:
+        """What 256 levels are apart over the range of all channels, each divided by its factor."""
+        return float((self.high / factors).max() - (self.low / factors).min()) / 255
+
+
+def channel_spreads(
     model: Model, graph: onnx_ir.Model, data: Dataset, values: Sequence[str], progress: Progress
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Largest magnitude of each channel of the values named, over all samples; {name: [channels]}.
+) -> dict[str, ChannelSpread]:
+    """The channels of the values named, over all samples.
 
     The channels are axis 1 of images and the last axis of all else. Raises as `collect`.
     """
     source = _single_input(model, data)
     names = list(dict.fromkeys(values))
     stream = Stream(model, _session(model, graph, names))
-    reach: dict[str, npt.NDArray[np.float64]] = {}
+    found: dict[str, ChannelSpread] = {}
     for sample in track(data.batches(1), progress, "calibrating channels", len(data)):
         for name, array in stream.run(names, {source: sample}).items():
-            channels = np.moveaxis(array, 1 if array.ndim > 2 else -1, 0)
-            largest = np.abs(channels.reshape(len(channels), -1)).max(axis=1).astype(np.float64)
-            reach[name] = np.maximum(reach[name], largest) if name in reach else largest
-    return reach
+            channels = np.moveaxis(array, 1 if array.ndim > 2 else -1, 0).astype(np.float64)
+            rows = channels.reshape(len(channels), -1)
+            low, high = np.minimum(rows.min(axis=1), 0.0), np.maximum(rows.max(axis=1), 0.0)
+            power = np.einsum("cr,cr->c", rows, rows) / (rows.shape[1] * len(data))
+            if name in found:
+                known = found[name]
+                low, high = np.minimum(low, known.low), np.maximum(high, known.high)
+                power = power + known.power
+            found[name] = ChannelSpread(low, high, power)
+    return found
 
 
 def _single_input(model: Model, data: Dataset) -> str:

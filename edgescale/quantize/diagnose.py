@@ -18,7 +18,7 @@ from edgescale.core.variant import LayerDiagnosis
 from edgescale.frontend.graph import add_initializer, constant, input_at, only_consumer, shape_of
 from edgescale.quantize.layers import Stored
 from edgescale.quantize.patches import product_of
-from edgescale.quantize.post_training import Prepared
+from edgescale.quantize.prepared import Prepared
 from edgescale.quantize.rules import MOVES
 from edgescale.quantize.streams import spread_evenly
 from edgescale.quantize.units import Units
@@ -43,11 +43,12 @@ BLAMED = 0.2
 @dataclass(frozen=True)
 class Spread:
     """Of one value over the samples: largest magnitude of each channel, the magnitude 99.9 % stay below, share of
-    values beyond the range of its units."""
+    values beyond the range of its units, root of the mean square."""
 
     reach: Real
     common: float
     clipped: float
+    typical: float
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,13 @@ def _causes(
         causes.append(f"outlier channels: channel {int(spread.reach.argmax())} reaches {ratio:.1f}x the median channel")
     if spread.clipped > SATURATED:
         causes.append(f"saturation: {spread.clipped:.1%} of the values lie beyond the calibrated range")
-    reach = units[value].scale * (32767 if units[value].kind == "int16" else 255)
+    levels = 65535 if units[value].kind == "int16" else 256
+    reach = units[value].scale * (levels // 2 if units[value].kind == "int16" else levels - 1)
     if 0 < spread.common < CROWDED * reach:
         causes.append(f"range: 99.9 % of the values lie within {spread.common / reach:.1%} of the range")
+    if by_weights <= loss / 2 and spread.typical > 0:
+        step = units[value].scale / spread.typical
+        causes.append(f"result: a step of its {levels} levels is {step:.1%} of a typical value (root mean square)")
     return tuple(causes)
 
 
@@ -199,6 +204,7 @@ def _spreads(prepared: Prepared, values: Sequence[ir.Value], samples: Array) -> 
     reach: dict[ir.Value, Real] = {}
     common: dict[ir.Value, list[float]] = {value: [] for value in values}
     clipped: dict[ir.Value, list[float]] = {value: [] for value in values}
+    power: dict[ir.Value, list[float]] = {value: [] for value in values}
     for sample in samples:
         arrays = dict(zip(names, session.run(names, {str(source.name): sample[None]}) if names else [], strict=True))
         arrays[str(source.name)] = sample[None]
@@ -210,7 +216,11 @@ def _spreads(prepared: Prepared, values: Sequence[ir.Value], samples: Array) -> 
             common[value].append(float(np.quantile(array, 0.999)))
             off = np.abs(prepared.units[value].round_trip(arrays[str(value.name)]) - arrays[str(value.name)])
             clipped[value].append(float(np.mean(off > 1.01 * prepared.units[value].scale)))
-    return {v: Spread(reach[v], float(np.max(common[v])), float(np.mean(clipped[v]))) for v in values}
+            power[value].append(float(np.mean(array.astype(np.float64) ** 2)))
+    return {
+        v: Spread(reach[v], float(np.max(common[v])), float(np.mean(clipped[v])), float(np.mean(power[v])) ** 0.5)
+        for v in values
+    }
 
 
 class _Switchboard:

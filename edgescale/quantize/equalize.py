@@ -22,7 +22,7 @@ from edgescale.quantize.rules import weight_axis
 
 Real = npt.NDArray[np.float64]
 
-_HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout")
+HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout")
 _ROUNDS = 20
 _SETTLED = 1e-3
 _STRENGTH = 0.5
@@ -50,12 +50,12 @@ def equalize(model: Model, graph: ir.Model, data: Dataset, steps: Sequence[str],
     """
     pairs = find_pairs(graph.graph)
     if "smooth" in steps:
-        from edgescale.quantize.calibrate import channel_reach
+        from edgescale.quantize.calibrate import channel_spreads
 
-        reach = channel_reach(model, graph, data, [str(pair.between.name) for pair in pairs], progress)
+        spreads = channel_spreads(model, graph, data, [str(pair.between.name) for pair in pairs], progress)
         for pair in pairs:
             read = _input_reach(pair.second)
-            rescale(pair, _factors(_per_channel(reach[str(pair.between.name)], len(read)), read, _STRENGTH))
+            rescale(pair, _factors(_per_channel(spreads[str(pair.between.name)].reach, len(read)), read, _STRENGTH))
     if "cle" in steps:
         for _ in range(_ROUNDS):
             moved = 0.0
@@ -71,33 +71,37 @@ def find_pairs(graph: ir.Graph) -> list[Pair]:
     """Every pair of weighted nodes with nothing but homogeneous operators of a single reader between them."""
     pairs = []
     for node in graph:
-        if not _rescalable(node):
+        if not rescalable(node):
             continue
         value, after = node.outputs[0], only_consumer(node.outputs[0])
-        while after is not None and is_op(after, *_HOMOGENEOUS) and after.inputs[0] is value:
+        while after is not None and is_op(after, *HOMOGENEOUS) and after.inputs[0] is value:
             value = after.outputs[0]
             after = only_consumer(value)
-        if after is not None and _rescalable(after) and after.inputs[0] is value and _channels_meet(node, after):
+        if after is not None and rescalable(after) and after.inputs[0] is value and _channels_meet(node, after):
             pairs.append(Pair(node, after, value))
     return pairs
 
 
 def rescale(pair: Pair, factors: Real) -> None:
     """Divide the channels by `factors` [channels] in the first layer and multiply them in the second."""
-    weights, bias = _weights(pair.first), constant(input_at(pair.first, 2))
-    axis = weight_axis(pair.first)
+    divide_outputs(pair.first, factors)
+    multiply_inputs(pair.second, factors)
+
+
+def divide_outputs(node: ir.Node, factors: Real) -> None:
+    """Divide what a layer makes by `factors` [outputs], in its weights and bias."""
+    weights, bias = _weights(node), constant(input_at(node, 2))
+    axis = weight_axis(node)
     shaped = factors.reshape(tuple(-1 if a == axis else 1 for a in range(weights.ndim)))
-    label = str(pair.first.name)
-    set_constant(pair.first, 1, (weights / shaped).astype(np.float32), f"{label}.weight")
+    set_constant(node, 1, (weights / shaped).astype(np.float32), f"{node.name}.weight")
     if bias is not None:
-        set_constant(pair.first, 2, (bias.astype(np.float64) / factors).astype(np.float32), f"{label}.bias")
-    weights = _weights(pair.second)
-    set_constant(
-        pair.second,
-        1,
-        (weights * _spread_inputs(pair.second, factors)).astype(np.float32),
-        f"{pair.second.name}.weight",
-    )
+        set_constant(node, 2, (bias.astype(np.float64) / factors).astype(np.float32), f"{node.name}.bias")
+
+
+def multiply_inputs(node: ir.Node, factors: Real) -> None:
+    """Multiply the weights that a layer reads each input channel with by `factors` [channels]."""
+    weights = _weights(node) * _spread_inputs(node, factors)
+    set_constant(node, 1, weights.astype(np.float32), f"{node.name}.weight")
 
 
 def _factors(made: Real, read: Real, strength: float) -> Real:
@@ -107,8 +111,8 @@ def _factors(made: Real, read: Real, strength: float) -> Real:
     return np.clip(safe_made**strength / safe_read ** (1 - strength), 1 / _LIMIT, _LIMIT)
 
 
-def _rescalable(node: ir.Node) -> bool:
-    """A Conv or Gemm whose constants belong to it alone."""
+def rescalable(node: ir.Node) -> bool:
+    """Whether it is a Conv or Gemm (canonical) whose constants belong to it alone."""
     if not is_op(node, "Conv", "Gemm") or constant(node.inputs[1]) is None:
         return False
     if is_op(node, "Gemm") and int_attribute(node, "transB", 0) != 1:

@@ -21,7 +21,7 @@ from edgescale.core.recipe import Recipe
 from edgescale.frontend.graph import constant, input_at
 from edgescale.quantize.layers import Stored
 from edgescale.quantize.patches import product_of
-from edgescale.quantize.post_training import Prepared
+from edgescale.quantize.prepared import Prepared
 from edgescale.quantize.reconstruct import fit, visitor
 from edgescale.quantize.streams import Layer, Replacement, spread_evenly, walk
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgescale.frontend.graph import constant, input_at, is_op, only_consumer, scalar
 from edgescale.quantize.recurrent_rules import RECURRENT, initial_reach, results_of
-from edgescale.quantize.rules import FIXED_UNITS, FUSES_ACTIVATION, SAME_UNITS, data_inputs, quantizable
+from edgescale.quantize.rules import BINARY, FIXED_UNITS, FUSES_ACTIVATION, SAME_UNITS, data_inputs, quantizable
 
 _UNSIGNED = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Softmax"))
 
@@ -27,6 +27,9 @@ class Group:
     sources: tuple[ir.Value, ...]
     extra: tuple[float, ...] = ()
     fixed: tuple[float, int] | None = None
+    gate: bool = False
+    """Only added or multiplied: stored in 8 bits it takes the range observed, since prescribed units end a level short
+    of 1, and a factor that never reaches 1 shrinks all that it multiplies."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,17 @@ def _groups(nodes: tuple[ir.Node, ...], values: dict[ir.Value, None]) -> tuple[G
             tuple(v for v in held if v not in repeated),
             tuple(numbers[root]),
             _fitting(fixed.get(root), numbers[root]),
+            len(held) == 1 and _is_gate(held[0]),
         )
         for root, held in members.items()
     )
+
+
+def _is_gate(value: ir.Value) -> bool:
+    """Whether a Sigmoid or Tanh made the value, and nothing but sums and products reads it."""
+    readers = [use.node for use in value.uses()]
+    made = is_op(value.producer(), "Sigmoid", "Tanh") and not value.is_graph_output()
+    return made and bool(readers) and all(is_op(node, *BINARY) for node in readers)
 
 
 def _join_concat(

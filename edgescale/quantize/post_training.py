@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgescale import __version__
 from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.model import Model
 from edgescale.core.progress import SILENT, Progress
-from edgescale.core.recipe import FLOAT, OBSERVERS, Recipe, override_texts
+from edgescale.core.recipe import FLOAT, Recipe
 from edgescale.core.state import decode_states
+from edgescale.quantize.request import check_overrides, check_request, describe_recipe
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,27 +19,18 @@ if TYPE_CHECKING:
     from edgescale.core.variant import LayerDiagnosis
     from edgescale.quantize.histogram import Histogram
     from edgescale.quantize.layers import Stored
-    from edgescale.quantize.plan import Group, Plan
+    from edgescale.quantize.plan import Group
+    from edgescale.quantize.prepared import Prepared
     from edgescale.quantize.units import Kind, Units
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A float graph ready for its weights to be rounded: equalized where asked, activations calibrated.
-
-    `weighted`: the nodes that get quantized weights, in order, each with its recipe; `units` of every planned value.
-    """
-
-    graph: ir.Model
-    plan: Plan
-    units: Mapping[ir.Value, Units]
-    weighted: Mapping[ir.Node, Recipe]
-    cells: Mapping[str, int] = field(default_factory=dict)
-    """Units of LSTM cell states by node name: exponents of two."""
-
-
 def quantize(
-    model: Model, calibration: Dataset, recipe: Recipe, progress: Progress = SILENT, *, activations: Kind = "uint8"
+    model: Model,
+    calibration: Dataset | None,
+    recipe: Recipe,
+    progress: Progress = SILENT,
+    *,
+    activations: Kind = "uint8",
 ) -> ir.Model:
     """A loaded float model in QDQ form under `recipe`; `model` stays as it is.
 
@@ -50,7 +40,9 @@ def quantize(
     recipe says, in 4-bit initializers where they take no more; biases int32 of scale input * weight beside int8
     activations and one weight scale a channel, else float32. Inputs and outputs of the graph stay float32.
     `quantize.rules` says which operators run in integers (the rest stays float between DequantizeLinear and
-    QuantizeLinear), `quantize.plan` which tensors share units. Equal arguments give equal models, to the byte.
+    QuantizeLinear), `quantize.plan` which tensors share units. Transformers and recipes that leave activations float go
+    through `quantize.weight_only`, which needs no data for rounding to nearest (None). Equal arguments give equal
+    models, to the byte.
 
     Raises UsageError for a model that is quantized already, a recipe whose overrides match nothing or data that does
     not fit; UnsupportedModelError where nothing in the model can be quantized or a node computes NaN or infinity.
@@ -60,18 +52,26 @@ def quantize(
 
 def quantize_and_explain(
     model: Model,
-    calibration: Dataset,
+    calibration: Dataset | None,
     recipe: Recipe,
     progress: Progress = SILENT,
     *,
     activations: Kind = "uint8",
     explain: bool = True,
 ) -> tuple[ir.Model, tuple[LayerDiagnosis, ...]]:
-    """As `quantize`, with the diagnosis of its layers (see `diagnose`), worst first; empty without `explain`."""
+    """As `quantize`, with the diagnosis of its layers (see `diagnose`), worst first; empty without `explain`.
+
+    Weight-only quantization (see `weight_only`) is not diagnosed.
+    """
     from edgescale.quantize.diagnose import diagnose
     from edgescale.quantize.mixed import choose_bits
     from edgescale.quantize.reconstruct import round_weights
+    from edgescale.quantize.weight_only import needs_weight_only, quantize_weights
 
+    if needs_weight_only(model, recipe):
+        return quantize_weights(model, calibration, recipe, progress), ()
+    if calibration is None:
+        raise UsageError(f"recipe {recipe} needs calibration data")
     prepared = prepare(model, calibration, recipe, progress, activations)
     if recipe.share is not None:
         stored = choose_bits(prepared, calibration, recipe, progress)
@@ -95,34 +95,10 @@ def finish(prepared: Prepared, stored: Mapping[ir.Node, Stored], recipe: Recipe)
     write = WriteQdq(prepared.plan, prepared.units, stored)
     recurrent = FinishRecurrent(prepared.plan.nodes, prepared.cells)
     Sequential(write, recurrent, common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass(), Compact())(graph)
-    metadata = {
-        "edgescale.recipe": str(recipe),
-        "edgescale.observer": recipe.observer,
-        "edgescale.version": __version__,
-    }
-    if recipe.overrides:
-        metadata["edgescale.overrides"] = "; ".join(override_texts(recipe))
+    describe_recipe(graph, recipe)
     if recipe.share is not None:
-        metadata["edgescale.bits"] = "; ".join(f"{node.name}={made.bits}" for node, made in stored.items())
-    if recipe.simulated:
-        metadata["edgescale.simulated"] = recipe.simulated
-    graph.metadata_props.update(metadata)
+        graph.metadata_props["edgescale.bits"] = "; ".join(f"{node.name}={made.bits}" for node, made in stored.items())
     return graph
-
-
-def check_request(model: Model, recipe: Recipe) -> None:
-    """Raise UsageError for a model or recipe that cannot be quantized whatever the data."""
-    if model.quantized:
-        raise UsageError(
-            f"{model.name} already holds QuantizeLinear/DequantizeLinear nodes; compile it as it is, or quantize the "
-            "float model it came from"
-        )
-    if recipe.is_float:
-        raise UsageError(f"recipe {recipe} quantizes nothing")
-    if recipe.observer not in OBSERVERS:
-        raise UsageError(f"unknown observer {recipe.observer!r}; known: {', '.join(OBSERVERS)}")
-    if not 50.0 < recipe.percentile <= 100.0:
-        raise UsageError(f"percentile {recipe.percentile} must lie above 50 and at most at 100")
 
 
 def prepare(
@@ -132,6 +108,7 @@ def prepare(
     check_request(model, recipe)
 
     from edgescale.frontend.passes import CanonicalGemm
+    from edgescale.quantize.balance import balance
     from edgescale.quantize.calibrate import collect
     from edgescale.quantize.equalize import equalize
     from edgescale.quantize.plan import make_plan
@@ -142,10 +119,14 @@ def prepare(
     graph = model.ir.clone()
     CanonicalGemm()(graph)
     nodes = list(graph.graph)
-    _check_overrides(recipe, [str(node.name) for node in nodes], model.name)
+    check_overrides(recipe, [str(node.name) for node in nodes], model.name)
     recipes = _recipes(nodes, recipe)
     if {"cle", "smooth"} & set(recipe.steps):
         equalize(model, graph, calibration, recipe.steps, progress)
+    elif recipe.activation_bits == 8:
+        moved = balance(model, graph, calibration, lambda node: recipes[node].weight_bits, progress)
+        if moved:
+            graph.metadata_props["edgescale.balanced"] = "; ".join(moved)
     floats = frozenset(node for node, own in recipes.items() if _stays_float(node, own))
     plan = make_plan(graph.graph, floats)
     weighted = {
@@ -155,7 +136,7 @@ def prepare(
     }
     if not plan.nodes and not weighted:
         raise UnsupportedModelError(f"{model.name} holds no operator that runs in int8; use the recipe fp32")
-    observed = [str(v.name) for group in plan.groups if group.fixed is None for v in group.sources]
+    observed = [str(v.name) for group in plan.groups if group.fixed is None or group.gate for v in group.sources]
     histograms = collect(model, graph, calibration, observed, progress)
     units: dict[ir.Value, Units] = {}
     for group in plan.groups:
@@ -170,7 +151,7 @@ def _stays_float(node: ir.Node, own: Recipe) -> bool:
     from edgescale.quantize.recurrent_rules import RECURRENT
 
     integers = own.activation_bits == 8 and own.activation_format != "fp8"
-    return own.activation_bits == FLOAT or (node.op_type in RECURRENT and not integers)
+    return own.weight_only or (node.op_type in RECURRENT and not integers)
 
 
 def _recipes(nodes: list[ir.Node], recipe: Recipe) -> dict[ir.Node, Recipe]:
@@ -185,15 +166,6 @@ def _recipes(nodes: list[ir.Node], recipe: Recipe) -> dict[ir.Node, Recipe]:
         if clamp is not None and recipes[clamp] is recipe:
             recipes[clamp] = recipes[node]
     return recipes
-
-
-def _check_overrides(recipe: Recipe, names: list[str], model: str) -> None:
-    from fnmatch import fnmatchcase
-
-    for rule in recipe.overrides:
-        if not any(fnmatchcase(name, rule.pattern) for name in names):
-            listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise UsageError(f"override {rule.pattern!r} matches no node of {model}; its nodes: {listed}")
 
 
 def _kind(group: Group, recipes: Mapping[ir.Node, Recipe], activations: Kind) -> Kind:
@@ -213,7 +185,7 @@ def _units(group: Group, histograms: Mapping[str, Histogram], recipe: Recipe, ki
     from edgescale.quantize.observers import choose_range
     from edgescale.quantize.units import prescribed, units_of
 
-    if group.fixed is not None:
+    if group.fixed is not None and not (group.gate and kind in ("uint8", "int8")):
         return prescribed(*group.fixed, kind)
     merged = Histogram()
     for value in group.sources:

@@ -16,7 +16,7 @@ from edgescale.quantize.blocks import Blocks
 from edgescale.quantize.layers import Stored, layout_of, round_to_nearest, store
 from edgescale.quantize.moments import Moments
 from edgescale.quantize.patches import Product, product_of
-from edgescale.quantize.post_training import Prepared
+from edgescale.quantize.prepared import Prepared
 from edgescale.quantize.rounding import gptq, reconstruct
 from edgescale.quantize.streams import Layer, Replacement, walk
 

@@ -118,15 +118,17 @@ def descend(target: Real, hessian: Real, scale: Real, form: Format) -> tuple[Rea
     return levels, np.asarray(np.einsum("grt,grt->gr", error, slope))
 
 
-def gptq(matrix: Real, summary: Summary, layout: Layout, scale: Real) -> Blocks:
+def gptq(matrix: Real, summary: Summary, layout: Layout, scale: Real, zero_point: Real | None = None) -> Blocks:
     """Round weights [outputs, terms] column by column; the rest of the row absorbs each column's error.
 
     Frantar et al., "GPTQ": with U the upper Cholesky factor of H^-1, the columns behind j lose
-    (w_j - s q_j) / U_jj * U_j. Columns go in the order of falling input power. scale: one a block.
+    (w_j - s q_j) / U_jj * U_j. Columns go in the order of falling input power. scale, zero_point: one a block.
     """
     groups, _, terms = summary.xx.shape
     rows = matrix.reshape(groups, -1, terms).copy()
     wide = spread(scale, layout.shape, layout.block_size).reshape(rows.shape)
+    offset = np.zeros(1) if zero_point is None else spread(zero_point, layout.shape, layout.block_size)
+    offset = np.broadcast_to(offset.reshape(-1 if zero_point is None else rows.shape), rows.shape)
     levels = np.empty_like(rows)
     for group in range(groups):
         hessian = summary.xx[group]
@@ -134,10 +136,16 @@ def gptq(matrix: Real, summary: Summary, layout: Layout, scale: Real) -> Blocks:
         damped = hessian + (GPTQ_DAMPING * float(power.mean()) + 1e-12) * np.eye(terms)
         order = np.argsort(-power, kind="stable")
         upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
-        left, steps = rows[group][:, order], wide[group][:, order]
-        for j in range(terms):
-            level = layout.form.nearest(left[:, j] / steps[:, j])
-            levels[group][:, order[j]] = level
-            error = (left[:, j] - level * steps[:, j]) / upper[j, j]
-            left[:, j + 1 :] -= error[:, None] * upper[j, j + 1 :]
-    return Blocks(levels.reshape(layout.shape), scale, None, layout.block_size)
+        # Columns as rows: each is one stretch of memory.
+        left, steps = (np.ascontiguousarray(part[group][:, order].T) for part in (rows, wide))
+        zeros = np.ascontiguousarray(offset[group][:, order].T)
+        for start in range(0, terms, _COLUMNS):
+            block = slice(start, min(start + _COLUMNS, terms))
+            errors = np.empty((block.stop - start, left.shape[1]))
+            for k, j in enumerate(range(start, block.stop)):
+                level = layout.form.nearest(left[j] / steps[j] + zeros[j])
+                levels[group][:, order[j]] = level
+                errors[k] = (left[j] - (level - zeros[j]) * steps[j]) / upper[j, j]
+                left[j + 1 : block.stop] -= upper[j, j + 1 : block.stop, None] * errors[k]
+            left[block.stop :] -= upper[block, block.stop :].T @ errors
+    return Blocks(levels.reshape(layout.shape), scale, zero_point, layout.block_size)

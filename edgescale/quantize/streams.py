@@ -18,7 +18,7 @@ from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.progress import Progress, track
 from edgescale.frontend.graph import constant, input_at, shape_of
-from edgescale.quantize.post_training import Prepared
+from edgescale.quantize.prepared import Prepared
 from edgescale.quantize.units import Units
 
 Array = npt.NDArray[np.generic]

@@ -10,6 +10,7 @@ from edgescale.bundle.pack import Entry
 from edgescale.core.errors import UsageError
 from edgescale.core.files import write_whole
 from edgescale.pipeline import CompileResult
+from edgescale.report.diagnosis import diagnosis_figure, override_lines
 from edgescale.report.figures import add_figure_columns, figure_cells, plain, quantity_payload, show_value
 from edgescale.report.layers import layer_table
 from edgescale.select import Selection
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 VARIANT_METRICS = ("accuracy", "error", "drop", "latency", "instructions", "energy", "flash", "ram", "arena")
 TOP_LAYERS = 5
+FIGURE_LAYERS = 10
 REPORT_WIDTH = 132
 REPORT_SUFFIXES = (".txt", ".html", ".svg")
 
@@ -95,6 +97,17 @@ def _budget_table(selection: Selection) -> Any:
     return table
 
 
+def _print_diagnoses(result: CompileResult, console: Console) -> None:
+    """For each variant edgescale quantized, once for all targets that share its file, what its layers cost."""
+    variants = {entry.variant.sha256: entry.variant for entry in result.entries if entry.variant.diagnosis}
+    for variant in variants.values():
+        title = f"{variant.name}: error of the output, each layer quantized alone"
+        console.print()
+        console.print(diagnosis_figure(variant.diagnosis, title, FIGURE_LAYERS))
+        for line in override_lines(variant.diagnosis):
+            console.print(plain(line))
+
+
 def _print_failures(result: CompileResult, console: Console) -> None:
     for failure in result.failures:
         console.print(f"[red]{failure.variant} on {failure.target}:[/] {plain(failure.error)}")
@@ -116,7 +129,10 @@ def check_reports(paths: Sequence[Path]) -> None:
 
 
 def write_reports(result: CompileResult, paths: Sequence[Path]) -> None:
-    """Write what `print_compile` prints to each of `paths`: .txt, .html or .svg by suffix (see `check_reports`)."""
+    """Write what `print_compile` prints, and a figure of the layers that cost quality, to each of `paths`.
+
+    .txt, .html or .svg by suffix (see `check_reports`).
+    """
     from io import StringIO
 
     from rich.console import Console
@@ -124,6 +140,7 @@ def write_reports(result: CompileResult, paths: Sequence[Path]) -> None:
     for path in paths:
         recorder = Console(record=True, file=StringIO(), width=REPORT_WIDTH, highlight=False)
         print_compile(result, recorder)
+        _print_diagnoses(result, recorder)
         match path.suffix:
             case ".txt":
                 content = recorder.export_text()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgescale.core.dataset import Dataset
+from edgescale.core.dataset import Dataset, Fed
 from edgescale.core.errors import RigError, UsageError
 from edgescale.core.measurement import Measurement
 from edgescale.core.protocols import Executor
@@ -63,7 +63,7 @@ class HostRig:
         if options.get("threads") is not None:
             session["intra_op_num_threads"] = options["threads"]
         seconds = float(options.get("max_seconds") or MAX_SECONDS)
-        feed = _samples_for(_open(artifact), samples.x[:64])
+        feed = _samples_for(open_session(_model_path(artifact), session), samples.head(64).fed())
         before = _load_average()
         with tempfile.TemporaryDirectory(prefix="edgescale-host-") as scratch:
             result = _run_child(_model_path(artifact), session, feed, seconds, Path(scratch))
@@ -76,10 +76,13 @@ class HostRig:
             "session": json.dumps(session, sort_keys=True),
             "runs": str(result["runs"]),
             "clock_resolution_ms": f"{result['resolution_ms']:.6f}",
-            "input_crc32": f"{zlib.crc32(feed.tobytes()):08x}",
+            "input_crc32": _checksum(feed),
             "loadavg": before,
             **machine_description(),
         }
+        if unfused := artifact.meta.get("unfused"):
+            # The back end names layers whose weights are dequantized on every run: they cost more than float ones.
+            environment["unfused"] = ", ".join(unfused)
         return Measurement(artifact.sha256, target.name, self.name, metrics, layers, unavailable, environment)
 
 
@@ -123,16 +126,32 @@ _INPUT_TYPES = {
     "tensor(int16)": np.int16,
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
 }
 
 
-def _samples_for(session: InferenceSession, x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Samples as the session's only input takes them; raises UsageError where they do not fit."""
+def _samples_for(session: InferenceSession, x: Fed) -> dict[str, npt.NDArray[np.generic]]:
+    """{input: samples as the session takes them}; raises UsageError where they do not fit."""
     inputs = session.get_inputs()
-    if len(inputs) != 1:
-        names = ", ".join(i.name for i in inputs)
-        raise UsageError(f"the model has {len(inputs)} inputs ({names}); samples can feed only one")
-    port = inputs[0]
+    if not isinstance(x, Mapping):
+        if len(inputs) != 1:
+            names = ", ".join(i.name for i in inputs)
+            raise UsageError(f"the model has {len(inputs)} inputs ({names}); samples can feed only one")
+        return {inputs[0].name: _for_port(inputs[0], x)}
+    missing = [port.name for port in inputs if port.name not in x]
+    if missing:
+        raise UsageError(f"the samples hold no {', '.join(missing)}, which the model takes")
+    return {port.name: _for_port(port, x[port.name]) for port in inputs}
+
+
+def _checksum(feed: Mapping[str, npt.NDArray[np.generic]]) -> str:
+    value = 0
+    for array in feed.values():
+        value = zlib.crc32(array.tobytes(), value)
+    return f"{value:08x}"
+
+
+def _for_port(port: Any, x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     fixed = [(want, got) for want, got in zip(port.shape[1:], x.shape[1:], strict=False) if isinstance(want, int)]
     if len(port.shape) != x.ndim or any(want != got for want, got in fixed):
         raise UsageError(f"input {port.name!r} takes samples of shape {tuple(port.shape[1:])}, not {x.shape[1:]}")
@@ -146,12 +165,13 @@ def session_executor(session: InferenceSession, units: tuple[float, int] | None 
 
     units: scale and zero-point of a quantized output (`output_units`), which is given out dequantized.
     """
-    name = session.get_inputs()[0].name
     output = session.get_outputs()[0].name
 
-    def execute(x: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    def execute(x: Fed) -> npt.NDArray[np.float32]:
         feed = _samples_for(session, x)
-        outputs = [real_values(np.asarray(session.run([output], {name: sample[None]})[0]), units) for sample in feed]
+        count = len(next(iter(feed.values())))
+        samples = ({name: array[i : i + 1] for name, array in feed.items()} for i in range(count))
+        outputs = [real_values(np.asarray(session.run([output], sample)[0]), units) for sample in samples]
         # A graph that drops the batch dimension (a scalar score) still gives one row a sample.
         return np.stack([o[0] if o.ndim and o.shape[0] == 1 else o for o in outputs])
 
@@ -159,16 +179,16 @@ def session_executor(session: InferenceSession, units: tuple[float, int] | None 
 
 
 def _run_child(
-    model: Path, session: Mapping[str, Any], feed: npt.NDArray[np.generic], seconds: float, scratch: Path
+    model: Path, session: Mapping[str, Any], feed: Mapping[str, npt.NDArray[np.generic]], seconds: float, scratch: Path
 ) -> dict[str, Any]:
     """Measure in a fresh interpreter; raises RigError where it fails."""
-    names = _input_name(model, session)
-    np.save(scratch / "samples.npy", feed)
+    ports: dict[str, Any] = dict(feed)
+    np.savez(scratch / "samples.npz", **{f"port{index}": array for index, array in enumerate(ports.values())})
     request = {
         "model": str(model.resolve()),
         "session": dict(session),
-        "input": names,
-        "samples": str(scratch / "samples.npy"),
+        "inputs": list(ports),
+        "samples": str(scratch / "samples.npz"),
         "result": str(scratch / "result.json"),
         "folder": str(scratch),
         "max_seconds": seconds,
@@ -190,10 +210,6 @@ def _run_child(
     if "error" in result:
         raise RigError(f"{model.name}: measuring failed: {result['error']}")
     return result
-
-
-def _input_name(model: Path, session: Mapping[str, Any]) -> str:
-    return str(open_session(model, session).get_inputs()[0].name)
 
 
 def _load_average() -> str:

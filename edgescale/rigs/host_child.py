@@ -1,8 +1,9 @@
 """The measuring process of the `host` rig: one fresh interpreter a measurement.
 
 Run as `python -m edgescale.rigs.host_child REQUEST`, REQUEST being a JSON file with: model (path), session
-(options), samples (path of a .npy, [n, *sample_shape]), result (path to write), max_seconds, folder (for
-scratch files). A fresh process makes initialization cold and memory growth that of this model alone.
+(options), inputs (names), samples (path of an .npz with port0, port1, ... [n, *sample_shape], in the inputs' order),
+result (path to write), max_seconds, folder (for scratch files). A fresh process makes initialization cold and memory
+growth that of this model alone.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     from edgescale.rigs.timing import time_calls
     from edgescale.runtime.ort import open_session
 
-    samples = np.load(request["samples"])
-    name = request["input"]
-    feeds = [{name: sample[None]} for sample in samples]
+    with np.load(request["samples"]) as stored:
+        arrays = {name: stored[f"port{index}"] for index, name in enumerate(request["inputs"])}
+    count = len(next(iter(arrays.values())))
+    feeds = [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(count)]
     options = ort.SessionOptions()
     options.log_severity_level = 3
     identity = ort.InferenceSession(_IDENTITY, options, providers=["CPUExecutionProvider"])

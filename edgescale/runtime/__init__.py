@@ -3,7 +3,8 @@
 Imports NumPy and msgspec only; ONNX Runtime is imported when a variant is first run, no compiler ever.
 """
 
+from edgescale.runtime.adaptive import AdaptiveResult, AdaptiveSession
 from edgescale.runtime.results import BudgetWarning, Choice, RunResult
 from edgescale.runtime.session import Session
 
-__all__ = ["BudgetWarning", "Choice", "RunResult", "Session"]
+__all__ = ["AdaptiveResult", "AdaptiveSession", "BudgetWarning", "Choice", "RunResult", "Session"]

@@ -47,16 +47,18 @@ def read_inputs(x: npt.ArrayLike | Mapping[str, npt.ArrayLike], specs: Sequence[
     for spec in specs:
         array = _convert(given[spec.name], spec)
         if spec.shape[:1] != (1,):
-            if array.shape != spec.shape:
+            if not _fits(array.shape, spec.shape):
                 raise UsageError(f"input {spec.name} has shape {array.shape}; the model takes {spec.shape}")
             whole[spec.name] = array
             continue
         sample = spec.shape[1:]
         batched = array.ndim == len(spec.shape)
-        if array.shape[batched:] != sample:
+        if not _fits(array.shape[batched:], sample):
             many = ", ".join(("n", *map(str, sample)))
+            any_size = ", -1 for any size" if -1 in sample else ""
             raise UsageError(
                 f"input {spec.name} has shape {array.shape}; the model takes one sample {sample} or a batch ({many})"
+                f"{any_size}"
             )
         arrays[spec.name] = array if batched else array[np.newaxis]
         lengths[spec.name] = (len(arrays[spec.name]), batched)
@@ -67,6 +69,11 @@ def read_inputs(x: npt.ArrayLike | Mapping[str, npt.ArrayLike], specs: Sequence[
     if count == 0:
         raise UsageError("the batch is empty: give at least one sample")
     return Feed(arrays, whole, count, batched)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether an array's shape is the one wanted, where -1 takes any size."""
+    return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
 
 
 def _by_name(x: npt.ArrayLike | Mapping[str, npt.ArrayLike], specs: Sequence[TensorRecord]) -> dict[str, npt.ArrayLike]:

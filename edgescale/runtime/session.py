@@ -115,6 +115,28 @@ class Session:
             outputs, choice.variant, choice.entry, choice.figures, choice.met, choice.reason, _median(times)
         )
 
+    def infer(self, entry: str, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> tuple[dict[str, Array], float]:
+        """One sample through the variant `entry`: outputs by name, and the milliseconds of the inference.
+
+        Raises UsageError for an entry this session does not run and for wrong inputs, RigError where it fails.
+        """
+        if entry not in self._models:
+            raise UsageError(f"{entry} is not served here; served are {', '.join(self._models)}")
+        model = self._models[entry]
+        feed = read_inputs(x, model.inputs)
+        if feed.count != 1:
+            raise UsageError(f"one sample at a time is taken here, not {feed.count}")
+        outputs, times = _execute(self._engine(entry), [spec.name for spec in model.outputs], feed, entry)
+        with self._lock:
+            self._latencies.setdefault(entry, deque(maxlen=WINDOW)).extend(times)
+        return {name: array[0] if feed.batched else array for name, array in outputs.items()}, times[0]
+
+    def open(self, entry: str) -> None:
+        """Open a variant before it is needed. Raises RigError, UsageError."""
+        if entry not in self._models:
+            raise UsageError(f"{entry} is not served here; served are {', '.join(self._models)}")
+        self._engine(entry)
+
     def close(self) -> None:
         """Release the opened variants; later runs raise UsageError. Closing twice is fine."""
         with self._lock:

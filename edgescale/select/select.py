@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ SLOWER_FROM = 1.05
 repeated host measurements differ by a few percent."""
 
 FLOAT_RECIPE = "fp32"
+_FEW_BITS = re.compile(r"(?:auto[\d.]*|w[2-7]a(?P<a>8|16))$")
 
 NEARLY_AS_GOOD = 0.005
 """A feasible variant at most this far below the chosen one in quality (half a point, the usual resolution of
@@ -226,7 +228,7 @@ def _warnings(ranking: Sequence[Verdict], target: str) -> tuple[str, ...]:
         found.append(f"{target}: no accuracy or error is known, so variants are ordered by cost alone")
     if ranking[0].feasible:
         found += _nearly_as_good(ranking)
-    found += [text for v in ranking for text in _slower(v.candidate, ranking, chosen=v.candidate is best)]
+    found += [text for v in ranking for text in _worse(v.candidate, ranking, chosen=v.candidate is best)]
     return tuple(found)
 
 
@@ -250,25 +252,53 @@ def _nearly_as_good(ranking: Sequence[Verdict]) -> list[str]:
     return []
 
 
-def _slower(subject: Candidate, ranking: Sequence[Verdict], *, chosen: bool) -> list[str]:
-    """Compression that costs time instead of saving it, told whether or not that variant was chosen."""
+def _worse(subject: Candidate, ranking: Sequence[Verdict], *, chosen: bool) -> list[str]:
+    """Compression that costs time or flash instead of saving it, told whether or not that variant was chosen."""
+    for parent in _parents(subject, [v.candidate for v in ranking]):
+        slower, larger = _ratio(subject, parent, "latency"), _ratio(subject, parent, "flash")
+        words = []
+        if slower >= SLOWER_FROM:
+            words.append(("slower", f"x{slower:.2f}: " + _against(subject, parent, "latency", "ms")))
+        if larger > 1:
+            words.append(("larger", _against(subject, parent, "flash", "B")))
+        if words:
+            text = f"{subject.name} is {words[0][0]} than {parent.name} on {subject.target} ({words[0][1]})"
+            text += "".join(f" and {word} ({figures})" for word, figures in words[1:])
+            return [text + _why_chosen(subject.figures, parent.figures) if chosen else text]
+    return []
+
+
+def _parents(subject: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The variants of the same model that `subject` compresses further: the float one, and below 8 bits the 8-bit one.
+
+    Among several of 8 bits (with other suffixes or overrides) the one that differs in nothing else, else the plain one.
+    """
+    same = [c for c in candidates if c.model == subject.model and c is not subject]
     if subject.recipe == FLOAT_RECIPE:
         return []
-    mine = value_of(subject.figures, "latency")
-    for other in (v.candidate for v in ranking):
-        if other.model != subject.model or other.recipe != FLOAT_RECIPE or mine is None:
-            continue
-        plain = value_of(other.figures, "latency")
-        if plain is not None and plain > 0 and mine >= SLOWER_FROM * plain:
-            text = f"{subject.name} is slower than {other.name} on {subject.target} (x{mine / plain:.2f}: "
-            text += f"{format_value(mine, 'ms')} against {format_value(plain, 'ms')})"
-            return [text + _why_chosen(subject.figures, other.figures) if chosen else text]
-    return []
+    found = [c for c in same if c.recipe == FLOAT_RECIPE]
+    base, _, suffix = subject.recipe.partition("-")
+    few = _FEW_BITS.match(base)
+    if few:
+        wider = f"w8a{few['a'] or '8'}"
+        for name in (f"{wider}-{suffix}", wider):
+            found += [c for c in same if c.recipe == name][:1]
+    return found
+
+
+def _ratio(subject: Candidate, parent: Candidate, metric: str) -> float:
+    mine, theirs = value_of(subject.figures, metric), value_of(parent.figures, metric)
+    return mine / theirs if mine is not None and theirs is not None and theirs > 0 else 0.0
+
+
+def _against(subject: Candidate, parent: Candidate, metric: str, unit: str) -> str:
+    mine, theirs = (format_value(value_of(c.figures, metric) or 0.0, unit) for c in (subject, parent))
+    return f"{mine} against {theirs}"
 
 
 def _why_chosen(figures: Figures, plain: Figures) -> str:
     """What the slower variant gives in return, so that its choice is never silent."""
-    gains = [m for m in ("flash", "ram", "energy") if _less(figures, plain, m)]
+    gains = [m for m in ("latency", "flash", "ram", "energy") if _less(figures, plain, m)]
     better, worse = quality(figures), quality(plain)
     if better is not None and worse is not None and better > worse:
         gains.insert(0, "quality")

@@ -166,7 +166,14 @@ def test_an_interrupt_leaves_nothing_half_written_and_the_next_run_completes(pro
         "--out",
         out,
     ]
-    running = subprocess.Popen([str(a) for a in command], env=environment, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [str(a) for a in command],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job that a shell starts in the background ignores interrupts, and its children would.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list((store / "stages").glob("compress/.*")) and time.monotonic() < deadline:
         time.sleep(0.05)

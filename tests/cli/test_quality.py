@@ -60,3 +60,23 @@ def test_bits_auto_adds_the_recipe(edgescale: Callable, project: object, tmp_pat
     assert edgescale(*arguments, "-q", "-r", "fp32", "--bits", "auto").code == 0
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert {entry["recipe"]["name"] for entry in manifest["entries"]} == {"fp32", "auto"}
+
+
+def test_the_report_shows_which_layers_cost_quality(edgescale: Callable, project: object, tmp_path: Path) -> None:
+    """Bars in the order of the diagnosis, as long as the shares; explain shows them even where float is best."""
+    out, reports = tmp_path / "b", [tmp_path / f"report.{kind}" for kind in ("txt", "html", "svg")]
+    arguments = ["compile", project.model, "--calib", project.calib, "--eval", project.test, "--out", out]
+    wanted = [part for path in reports for part in ("--report", path)]
+    assert edgescale(*arguments, "-q", "-r", "fp32,w3a8-rtn", *wanted).code == 0
+    told = json.loads(edgescale("explain", out, "--json").out)["targets"][0]
+    assert told["ranking"][0]["entry"].partition("@")[0].endswith("fp32")
+    assert "w3a8-rtn" in told["diagnosed"]
+    shares = {layer["name"]: layer["share"] for layer in told["diagnosis"]}
+    for text in (reports[0].read_text(), edgescale("explain", out).out):
+        bars = [line.split() for line in text.splitlines() if "█" in line]
+        assert [bar[0] for bar in bars] == list(shares)[: len(bars)]
+        lengths = {bar[0]: bar[2].count("█") for bar in bars}
+        longest = max(shares.values())
+        assert all(abs(length - 40 * shares[name] / longest) <= 1 for name, length in lengths.items())
+    assert all("each layer quantized alone" in path.read_text().replace("\xa0", " ") for path in reports[:2])
+    assert "█" in reports[2].read_text()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edgescale.core.errors import UsageError
 from edgescale.core.variant import Recipe, parse_recipe, with_overrides
 
-NAMES = ["w8a8", "w4a8", "w4a16-g32", "w8a16", "w4a8-adaround", "w4a8-gptq-mse", "w3-g64-asym", "w8a8-cle-bc", "auto"]
+NAMES = ["w8a8", "w4a8", "w4a16-g32", "w8a16", "w4a8-adaround", "w4a8-gptq-mse", "w4-g64-asym", "w8a8-cle-bc", "auto"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -19,7 +19,7 @@ def test_names_round_trip(name):
     assert parse_recipe(str(recipe)) == recipe
 
 
-@pytest.mark.parametrize("name", ["fp4-g64", "nf4", "wfp8afp8", "wfp4a8-g16-m2"])
+@pytest.mark.parametrize("name", ["fp4-g64", "nf4", "wfp8afp8", "wfp4a8-g16-m2", "w3-g64-asym"])
 def test_formats_that_nothing_executes_say_so_in_their_name(name):
     recipe = parse_recipe(name)
     assert str(recipe) == f"{name}-simulated"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgescale_c.arrange import arrange, placed
+from edgescale_c.arrange import arrange
+from edgescale_c.arranged import placed
 from edgescale_c.calls import Call, statements
 from edgescale_c.generate import generate
 from edgescale_c.liveness import scratch_name

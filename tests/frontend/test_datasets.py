@@ -223,5 +223,29 @@ def test_labels(tmp_path, samples):
 
 
 def test_models_of_several_inputs(tmp_path, samples):
-    with pytest.raises(UsageError, match="2 inputs"):
-        load_dataset(save(tmp_path, samples), model(inputs=2))
+    several = model(inputs=2)
+    with pytest.raises(UsageError, match=r"no array 'x0', 'x1' \(found: x\)"):
+        load_dataset(save(tmp_path, samples), several)
+    path = tmp_path / "both.npz"
+    np.savez(path, x0=samples, x1=2 * samples[:5])
+    with pytest.raises(UsageError, match="x0: 6, x1: 5"):
+        load_dataset(str(path), several)
+    np.savez(path, x0=samples, x1=2 * samples, y=np.arange(6))
+    data = load_dataset(str(path), several, need_labels=True)
+    np.testing.assert_array_equal(data.y, np.arange(6))
+    assert [sorted(part) for part in data.parts(4)] == [["x0", "x1"]] * 2
+    np.testing.assert_array_equal(np.concatenate([part["x1"] for part in data.parts(4)]), 2 * samples)
+    np.testing.assert_array_equal(data.head(2).fed()["x1"], 2 * samples[:2])
+    np.save(tmp_path / "only.npy", samples)
+    with pytest.raises(UsageError, match=r"2 inputs \(x0, x1\)"):
+        load_dataset(str(tmp_path / "only.npy"), several)
+
+
+def test_tokens_of_any_length(tmp_path):
+    tokens = model(shape=(1, -1), dtype="int64")
+    data = load_dataset(save(tmp_path, np.arange(12).reshape(3, 4)), tokens)
+    assert data.x.shape == (3, 4) and data.x.dtype == np.int64
+    with pytest.raises(UsageError, match="takes int64"):
+        load_dataset(save(tmp_path, np.random.default_rng(0).random((3, 4))), tokens)
+    with pytest.raises(UsageError, match=r"takes \[-1\] \(-1: any\)"):
+        load_dataset(save(tmp_path, np.arange(12).reshape(3, 2, 2)), tokens)

@@ -51,7 +51,9 @@ def error(proto, made, run, x):
 
 def test_outlier_channel(net, explain, loaded, images, run):
     n = net(8)
-    proto = n.proto(chain(n), opset=21)
+    last = chain(n)
+    # The channels leave the net, too: no factor may be moved into the layers that read them.
+    proto = n.proto([last, n.nodes[3].output[0]], opset=21)
     middle = [x.name for x in proto.graph.node if x.op_type == "Conv"][1]
     proto = scaled(proto, middle, 5, 400.0)
     worst = explain(proto, "w8a8")[0]
@@ -63,6 +65,32 @@ def test_outlier_channel(net, explain, loaded, images, run):
     plain = error(proto, quantize(model, images(), parse_recipe("w8a8")), run, x)
     helped = quantize(model, images(), with_overrides(parse_recipe("w8a8"), [worst.override]))
     assert error(proto, helped, run, x) < 0.3 * plain
+
+
+def test_saturation(net, loaded, images, run):
+    """Calibrated from faint images, judged on what is five times as bright: the layers' results leave their ranges."""
+    from edgescale.core.dataset import Dataset
+    from edgescale.core.progress import SILENT
+    from edgescale.quantize.diagnose import diagnose
+    from edgescale.quantize.post_training import prepare
+    from edgescale.quantize.reconstruct import round_weights
+
+    n = net(8)
+    model = loaded(n.proto(chain(n), opset=21))
+    faint = Dataset("faint", images().x / 5, None, "")
+    prepared = prepare(model, faint, parse_recipe("w8a8"))
+    found = diagnose(prepared, round_weights(prepared, faint, SILENT), images(), SILENT)
+    worst = found[0]
+    assert any(cause.startswith("saturation: ") for cause in worst.causes)
+    assert worst.loss > 100 * diagnose(prepared, round_weights(prepared, faint, SILENT), faint, SILENT)[0].loss
+
+
+def test_every_layer_that_is_blamed_has_a_cause(net, explain):
+    """Wide results without outliers are told by the coarseness of their steps."""
+    n = net(8)
+    for layer in explain(n.proto(chain(n), opset=21), "w8a8"):
+        if layer.share > 0.2:
+            assert layer.causes
 
 
 def test_few_bits(net, explain, loaded, images, run):

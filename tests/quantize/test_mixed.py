@@ -74,6 +74,31 @@ def test_weights_fit_the_budget_and_beat_four_bits_everywhere(net, loaded, image
     assert len(listed.split("; ")) == 6
 
 
+def test_the_best_attempt_is_kept(net, loaded, images, monkeypatch):
+    """Whatever the proxy said: of the allocations tried for real the one that answers most like the float net."""
+    from edgescale.quantize import mixed
+
+    tried, attempt = [], mixed.attempt
+
+    def watched(*given):
+        tried.append(attempt(*given))
+        return tried[-1]
+
+    monkeypatch.setattr(mixed, "attempt", watched)
+    n = net(7)
+    model = loaded(n.proto(chain(n), opset=21))
+    differ = False
+    for share in (0.55, 0.6, 0.7, 0.8):
+        tried.clear()
+        made = quantize(model, images(), parse_recipe(f"auto{share}"))
+        assert 1 <= len(tried) <= 25
+        best = max(tried, key=lambda one: (one.agreement, -one.error))
+        listed = dict(entry.rsplit("=", 1) for entry in made.metadata_props["edgescale.bits"].split("; "))
+        assert {node.name: str(bits) for node, bits in best.bits.items()} == listed
+        differ |= len(tried) > 1
+    assert differ
+
+
 def test_impossible_budgets_are_refused(net, loaded, images):
     n = net(7)
     model = loaded(n.proto(chain(n), opset=21))

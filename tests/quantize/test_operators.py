@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 
@@ -134,6 +135,46 @@ def test_prescribed_units(net, int8, images, units):
     found = units(int8(n.proto(outputs), images()))
     for name, scale, zero in zip(outputs, (1 / 256, 1 / 256, 1 / 128), (0, 0, 128), strict=True):
         assert (float(found[name][0]), int(found[name][1])) == (scale, zero)
+
+
+def gated(n):
+    """x * sigmoid(x), of x well beyond where the sigmoid is all but one."""
+    t = n.node("Mul", ["x", n.const(np.float32(6))])
+    gates = []
+    for _ in range(3):
+        gates.append(n.node("Sigmoid", [t]))
+        t = n.node("Mul", [t, gates[-1]])
+    return n.node("Flatten", [n.conv(t, 3, 4)]), gates
+
+
+def test_gates_reach_one(net, int8, images, units, run, monkeypatch):
+    """Prescribed units of 1/256 end at 255/256 and would take 0.4 % off at each product."""
+    n = net()
+    last, gates = gated(n)
+    proto = n.proto(last)
+    data = images()
+    made = int8(proto, data)
+    found = units(made)
+    stored = [node.output[0] for node in made.graph.node if node.op_type == "Sigmoid"]
+    for name, inner in zip(gates, stored, strict=True):
+        assert int(found[inner][1]) == 0
+        largest = float(run(shown(proto, name), data.x)[-1].max())
+        assert float(found[inner][0]) * 255 == pytest.approx(largest, rel=0.01)
+    exact = run(proto, data.x)[0]
+
+    def error(proto):
+        return np.sum((run(proto, data.x)[0] - exact) ** 2)
+
+    ours = error(made)
+    monkeypatch.setattr("edgescale.quantize.plan._is_gate", lambda value: False)
+    assert ours < 0.95 * error(int8(proto, data))
+
+
+def shown(proto, name):
+    """The same model with one more output."""
+    made = onnx.ModelProto.FromString(proto.SerializeToString())
+    made.graph.output.append(onnx.ValueInfoProto(name=name))
+    return made
 
 
 def test_relu6_uses_its_whole_range_at_most(net, int8, images, units):

@@ -116,6 +116,35 @@ def test_descent_ends_where_no_single_level_can_improve(seed):
             assert found <= error(other, row) + 1e-9
 
 
+def test_tiny_layers_come_close_to_the_best_of_all_roundings():
+    """Every combination of 2-bit levels at the scale chosen, by brute force."""
+    gaps = {"nearest": 0.0, "gptq": 0.0, "adaround": 0.0}
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        w = random.normal(size=(3, 5))
+        x = correlated(random, 5, 400)
+        summary, covariance = summary_of(x, x @ w.T), np.cov(x.T, bias=True)
+        layout = Layout(integer(2), (3, 5), (1, 5))
+        made = reconstruct(w, summary, layout)
+        rows = {
+            "nearest": layout.form.nearest(w / made.scale) * made.scale,
+            "gptq": gptq(w, summary, layout, made.scale).real(),
+            "adaround": made.real(),
+        }
+        every = np.array(list(itertools.product(layout.form.table, repeat=5)))
+        for row in range(3):
+            off = every * made.scale[row] - w[row]
+            power = w[row] @ covariance @ w[row]
+            best = np.einsum("rt,ts,rs->r", off, covariance, off).min() / power
+            for name, found in rows.items():
+                gap = found[row] - w[row]
+                error = gap @ covariance @ gap / power
+                assert error >= best - 1e-9
+                gaps[name] += error - best
+    assert gaps["adaround"] < 0.05 * gaps["nearest"]
+    assert gaps["gptq"] < 0.3 * gaps["nearest"]
+
+
 def correlated(random, terms, count=4000):
     """Inputs with a few strong common directions, as activations have."""
     mix = random.normal(size=(terms, terms)) * np.geomspace(1, 0.02, terms)[:, None]

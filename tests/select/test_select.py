@@ -139,7 +139,7 @@ def test_without_quality_cost_decides_and_is_told() -> None:
     assert any("ordered by cost alone" in text for text in selection.warnings)
 
 
-class TestSlowerWarnings:
+class TestWorseWarnings:
     def test_slower_compressed_variant_is_told_with_its_ratio(self) -> None:
         family = [
             make("m-fp32", model="m", latency=1.0, accuracy=0.9),
@@ -156,6 +156,23 @@ class TestSlowerWarnings:
         ]
         (text,) = select(family, parse_budget("flash<=200B")).warnings
         assert text.endswith("it was chosen for its flash")
+
+    def test_four_bits_are_compared_with_eight(self) -> None:
+        family = [
+            make("m-w8a8", model="m", recipe="w8a8", latency=10.0, accuracy=0.90, flash=18_000.0),
+            make("m-w8a8-o1", model="m", recipe="w8a8-o1", latency=11.0, accuracy=0.90, flash=18_000.0),
+            make("m-w4a8", model="m", recipe="w4a8", latency=20.0, accuracy=0.91, flash=19_000.0),
+            make("m-auto-o1", model="m", recipe="auto-o1", latency=10.0, accuracy=0.89, flash=18_500.0),
+            make("m-w4a16", model="m", recipe="w4a16", latency=90.0, accuracy=0.5, flash=90_000.0),
+        ]
+        selection = select(family, Budget())
+        assert selection.best.name == "m-w4a8"
+        slower, larger = (text for text in selection.warnings if "limit chooses" not in text)
+        assert slower.startswith(
+            "m-w4a8 is slower than m-w8a8 on host (x2.00: 20 ms against 10 ms) and larger (18.6 KiB"
+        )
+        assert slower.endswith("it was chosen for its quality")
+        assert larger.startswith("m-auto-o1 is larger than m-w8a8-o1 on host (18.1 KiB against 17.6 KiB)")
 
     def test_faster_or_other_model_or_noise_is_not(self) -> None:
         family = [

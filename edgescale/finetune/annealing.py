@@ -1,0 +1,76 @@
+"""Weights at a rounding threshold: which they are, how often they cross it, and annealing that calms them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from edgescale.finetune.network import QuantizedGraph
+
+Tensor = Any
+
+
+class Annealing:
+    """Confidence-guided annealing (OFQ): while it lasts, only weights near a threshold move.
+
+    Call `hold` before an optimizer's step and `release` after it. Weights further than `band` steps from the threshold
+    between two integers are confident: they get back the value they had.
+    """
+
+    def __init__(self, net: QuantizedGraph, band: float) -> None:
+        self._net, self._band = net, band
+        self._held: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def hold(self) -> None:
+        """Remember the weights, and which of them are confident."""
+        with torch.no_grad():
+            for node, (_, rounder) in self._net.layers.items():
+                latent = self._net.latent(node)
+                position = rounder.position(latent)
+                distance = (position - torch.floor(position) - 0.5).abs()
+                self._held[node] = (latent.detach().clone(), distance > self._band)
+
+    def release(self) -> None:
+        """Put the confident ones back."""
+        with torch.no_grad():
+            for node, (before, confident) in self._held.items():
+                latent = self._net.latent(node)
+                latent.copy_(torch.where(confident, before, latent))
+
+
+class Flips:
+    """Counts how often weights change their integer, and how often back the way they came (oscillation).
+
+    Only the layers of the fewest bits count: 8-bit ones beside 3-bit ones would drown them, and harm nothing.
+    """
+
+    def __init__(self, net: QuantizedGraph) -> None:
+        fewest = min(rounder.high for _, rounder in net.layers.values())
+        self._nodes = [node for node, (_, rounder) in net.layers.items() if rounder.high == fewest]
+        self._codes = self._read(net)
+        self._moved = {node: torch.zeros_like(codes) for node, codes in self._codes.items()}
+        self.weights = sum(codes.numel() for codes in self._codes.values())
+        self.flips = 0
+        self.oscillations = 0
+
+    def _read(self, net: QuantizedGraph) -> dict[Any, Tensor]:
+        with torch.no_grad():
+            return {node: net.layers[node][1].codes(net.latent(node)) for node in self._nodes}
+
+    def step(self, net: QuantizedGraph) -> None:
+        """Compare with the codes of the last call."""
+        codes = self._read(net)
+        for node, now in codes.items():
+            change = torch.sign(now - self._codes[node])
+            self.flips += int((change != 0).sum())
+            self.oscillations += int((change * self._moved[node] < 0).sum())
+            self._moved[node] = torch.where(change != 0, change, self._moved[node])
+        self._codes = codes
+
+    def take(self) -> Mapping[str, float]:
+        """{flips, oscillations}: counts a weight since the last call."""
+        found = {"flips": self.flips / self.weights, "oscillations": self.oscillations / self.weights}
+        self.flips = self.oscillations = 0
+        return found

@@ -1,0 +1,99 @@
+"""Activation-aware scaling and clipping of weights (Lin et al., "AWQ"), on second moments alone.
+
+Y = Q(W diag(s)) (diag(s)^-1 X): input channels that carry large activations are scaled up before rounding, so that
+their weights lose less. Weights are [outputs, terms], H [terms, terms] the second moment of the layers' input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgescale.quantize.blocks import Blocks, at_clip, spread
+from edgescale.quantize.rounding import Layout
+
+Real = npt.NDArray[np.float64]
+
+_EXPONENTS = tuple(i / 20 for i in range(20))
+_CLIPS = tuple(1 - i / 20 for i in range(11))
+_LEAST = 1e-4
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """Of a layer's input x: E[x x^T] [terms, terms], E|x| and E[x] [terms]."""
+
+    second: Real
+    magnitude: Real
+    mean: Real
+
+    def scaled(self, scale: Real) -> InputStatistics:
+        """Those of x / scale."""
+        return InputStatistics(self.second / np.outer(scale, scale), self.magnitude / scale, self.mean / scale)
+
+    def rotated(self, matrix: Real) -> InputStatistics:
+        """Those of x M; E|x M| is bounded by its root mean square, which stands for it."""
+        second = matrix.T @ self.second @ matrix
+        return InputStatistics(second, np.sqrt(np.maximum(np.diag(second), 0)), self.mean @ matrix)
+
+
+def search_scales(
+    weights: Sequence[Real], layouts: Sequence[Layout], symmetric: Sequence[bool], x: InputStatistics
+) -> Real:
+    """The scales [terms] under which layers of one input lose least when rounded to nearest.
+
+    s = E|x|^a, a the best of 0, 0.05, ..., 0.95, at least 1e-4, divided by sqrt(max s * min s). The loss is the sum of
+    E|(Q(W s) / s - W) x|^2 over the layers; a = 0 leaves them as they are (then all scales are 1).
+    """
+    second = x.second.astype(np.float32)
+    best, least = np.ones(len(x.magnitude)), np.inf
+    for exponent in _EXPONENTS:
+        scale = np.maximum(x.magnitude**exponent, _LEAST)
+        scale = scale / np.sqrt(scale.max() * scale.min())
+        loss = 0.0
+        for matrix, layout, even in zip(weights, layouts, symmetric, strict=True):
+            made = at_clip(
+                matrix * scale, layout.form, layout.block_size, 1.0, symmetric=even, scale_rule=layout.scale_rule
+            )
+            change = (made.real() / scale - matrix).astype(np.float32)
+            loss += float(np.sum((change @ second) * change))
+        if loss < least:
+            best, least = scale, loss
+    return best
+
+
+def search_clips(matrix: Real, layout: Layout, x: InputStatistics, *, symmetric: bool) -> Blocks:
+    """Weights rounded to nearest, each block's range cut to the part that keeps the block's output best.
+
+    Ranges of 1, 0.95, ..., 0.5 of the whole are tried; the loss of a block is E|(Q(w) - w) x|^2 over its own terms.
+    """
+    outputs, terms = matrix.shape
+    side = layout.block_size[1]
+    count = -(-terms // side)
+    padded = np.zeros((count * side, count * side), np.float32)
+    padded[:terms, :terms] = x.second
+    local = np.stack([padded[i : i + side, i : i + side] for i in range(0, count * side, side)])
+    best: Blocks | None = None
+    least = np.full((outputs, count), np.inf)
+    scale = np.ones((outputs, count))
+    zero: Real | None = None
+    for clip in _CLIPS:
+        made = at_clip(matrix, layout.form, layout.block_size, clip, symmetric=symmetric, scale_rule=layout.scale_rule)
+        change = np.zeros((outputs, count * side), np.float32)
+        change[:, :terms] = made.real() - matrix
+        parts = change.reshape(outputs, count, side).transpose(1, 0, 2)
+        losses = np.einsum("gns,gns->ng", parts @ local, parts)
+        better = losses < least
+        least = np.where(better, losses, least)
+        scale = np.where(better, made.scale, scale)
+        if made.zero_point is not None:
+            zero = made.zero_point if zero is None else np.where(better, made.zero_point, zero)
+        best = made
+    if best is None:
+        raise ValueError("no clips to try")
+    offset = 0.0 if zero is None else spread(zero, matrix.shape, best.block_size)
+    values = layout.form.nearest(matrix / spread(scale, matrix.shape, best.block_size) + offset)
+    return Blocks(values, scale, zero, best.block_size)

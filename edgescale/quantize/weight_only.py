@@ -1,0 +1,353 @@
+"""Weight-only quantization of transformers and language models: MatMul and Gemm with constant weights.
+
+Layers are taken in graph order, those of one input together. Where a recipe looks at data, samples wait in front of
+the layer (see `relay`), their second moments are taken, the layer is rounded, and the samples move on through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgescale.core.dataset import Dataset
+from edgescale.core.errors import UnsupportedModelError, UsageError
+from edgescale.core.model import Model
+from edgescale.core.progress import SILENT, Progress, track
+from edgescale.core.recipe import FLOAT, Recipe
+from edgescale.frontend.graph import constant, input_at, is_op, only_consumer
+from edgescale.frontend.passes.fusion import set_constant
+from edgescale.quantize.awq import InputStatistics, search_clips, search_scales
+from edgescale.quantize.blocks import Blocks, quantize_blocks
+from edgescale.quantize.layers import layout_of
+from edgescale.quantize.moments import Summary
+from edgescale.quantize.patches import Product, product_of
+from edgescale.quantize.relay import Relay
+from edgescale.quantize.rotation import apply_blocks, rotation_block, whole
+from edgescale.quantize.rounding import Layout, gptq, reconstruct
+from edgescale.quantize.rules import refusal
+from edgescale.quantize.units import SMALLEST_SCALE
+
+Real = npt.NDArray[np.float64]
+
+OLDEST_OPSET = 21
+"""First opset with DequantizeLinear in blocks and 4-bit integers."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A MatMul or Gemm y = x W^T (+ b) to be quantized under `recipe`; `product` reads its weights [outputs, terms]."""
+
+    node: ir.Node
+    recipe: Recipe
+    product: Product
+
+    @property
+    def source(self) -> ir.Value:
+        """The input x."""
+        value = self.node.inputs[0]
+        if value is None:
+            raise ValueError(f"{self.node.name}: no input")
+        return value
+
+    @property
+    def layout(self) -> Layout:
+        """Format and blocks of the weights."""
+        return layout_of(self.product, self.recipe)
+
+    def matrix(self) -> Real:
+        """The float weights, [outputs, terms]."""
+        weights = constant(self.node.inputs[1])
+        if weights is None:
+            raise ValueError(f"{self.node.name}: chosen without constant weights")
+        return self.product.matrix(weights)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What becomes of a Linear: y = ((x / scale) M) Q^T + (x / scale) M A B + bias.
+
+    blocks: Q [outputs, terms]; scale [terms] of the input or None (1); rotation: the block of M or None; low_rank:
+    (A [terms, rank], B [rank, outputs]) or None; bias: a new value of the layer's bias [outputs] or None (as it is).
+    """
+
+    linear: Linear
+    blocks: Blocks
+    scale: Real | None
+    rotation: Real | None
+    low_rank: tuple[Real, Real] | None
+    bias: Real | None
+
+    def effective(self) -> Real:
+        """W [outputs, terms] of the same layer on x itself, without its bias."""
+        matrix = self.blocks.real()
+        if self.low_rank is not None:
+            matrix = matrix + (self.low_rank[0] @ self.low_rank[1]).T
+        if self.rotation is not None:
+            matrix = apply_blocks(matrix, self.rotation.T)
+        return matrix if self.scale is None else matrix / self.scale
+
+    def divided(self, factors: Real) -> Rounded:
+        """The same layer with its outputs divided by `factors` [outputs]."""
+        scale = np.broadcast_to(self.blocks.scale, (len(factors), self.blocks.scale.shape[1])) / factors[:, None]
+        zero = self.blocks.zero_point
+        zero = None if zero is None else np.broadcast_to(zero, scale.shape)
+        block = (1, self.blocks.block_size[1])
+        blocks = Blocks(self.blocks.values, scale.astype(np.float32).astype(np.float64), zero, block)
+        low_rank = None if self.low_rank is None else (self.low_rank[0], self.low_rank[1] / factors)
+        return replace(self, blocks=blocks, low_rank=low_rank, bias=None if self.bias is None else self.bias / factors)
+
+
+def quantize_weights(
+    model: Model, calibration: Dataset | None, recipe: Recipe, progress: Progress = SILENT
+) -> ir.Model:
+    """A loaded float model with the weights of its MatMul and Gemm nodes under `recipe`; `model` stays as it is.
+
+    Integers are written as blockwise DequantizeLinear before their node, which ONNX Runtime fuses into one operator
+    (see `blockwise`); other formats as the float32 values they stand for. An embedding (Gather of a constant table)
+    is quantized where an override names it. `calibration` feeds every input; recipes that are `data_free` need none.
+
+    Raises UsageError for a recipe that needs data and has none, or whose overrides match nothing;
+    UnsupportedModelError where nothing can be quantized or the opset is older than 21.
+    """
+    from edgescale.quantize.blockwise import write
+    from edgescale.quantize.request import check_overrides, check_request, describe_recipe
+
+    check_request(model, recipe)
+    if ignored := [step for step in ("cle", "smooth") if step in recipe.steps]:
+        raise UsageError(f"recipe {recipe}: {ignored[0]} serves quantized activations; awq scales inputs of weights")
+    if model.ir.opset_imports.get("", 0) < OLDEST_OPSET:
+        raise UnsupportedModelError(
+            f"{model.name} is of opset {model.ir.opset_imports.get('', 0)}; weights in blocks need opset "
+            f"{OLDEST_OPSET} or newer, and ONNX's converter cannot raise it: export the model anew"
+        )
+    graph = model.ir.clone()
+    nodes = list(graph.graph)
+    check_overrides(recipe, [str(node.name) for node in nodes], model.name)
+    layers = _linears(nodes, recipe)
+    embeddings = _embeddings(nodes, recipe)
+    if not layers and not embeddings:
+        raise UnsupportedModelError(
+            f"{model.name} holds no MatMul or Gemm with constant float32 weights that recipe {recipe} quantizes"
+        )
+    needs_data = not all(layer.recipe.data_free for layer in layers) or not recipe.data_free
+    if needs_data and calibration is None:
+        raise UsageError(f"recipe {recipe} needs calibration data: give --calib, or take a data-free one (rtn, mse)")
+    rounded = _round_all(model, graph, nodes, layers, calibration if needs_data else None, recipe, progress)
+    write(graph, rounded, embeddings)
+    describe_recipe(graph, recipe)
+    return graph
+
+
+def _linears(nodes: Sequence[ir.Node], recipe: Recipe) -> list[Linear]:
+    """The nodes to quantize, in graph order, each with its recipe."""
+    found = []
+    for node in nodes:
+        own = recipe.for_node(str(node.name))
+        weights = constant(input_at(node, 1)) if is_op(node, "MatMul", "Gemm") else None
+        if weights is None or own.weight_bits == FLOAT or refusal(node) is not None:
+            continue
+        found.append(Linear(node, _with_steps(own, recipe), product_of(node, weights.shape)))
+    return found
+
+
+def _with_steps(own: Recipe, whole_model: Recipe) -> Recipe:
+    """A layer's recipe with the steps and rank that are chosen for the whole model."""
+    steps = tuple(dict.fromkeys((*own.steps, *whole_model.steps)))
+    return replace(own, steps=steps, rank=own.rank or whole_model.rank)
+
+
+def _embeddings(nodes: Sequence[ir.Node], recipe: Recipe) -> dict[ir.Node, Recipe]:
+    """Look-ups in a constant table that an override names, with its recipe. Raises UsageError for fewer than 8 bits."""
+    found = {}
+    for node in nodes:
+        rules = [rule for rule in recipe.overrides if fnmatchcase(str(node.name), rule.pattern)]
+        table = constant(input_at(node, 0)) if is_op(node, "Gather") else None
+        if not rules or table is None or table.ndim != 2 or table.dtype != np.float32:
+            continue
+        own = rules[-1].recipe
+        if own.weight_bits == FLOAT:
+            continue
+        if own.weight_bits != 8 or own.weight_format != "int":
+            raise UsageError(
+                f"override {rules[-1].pattern}={own}: embeddings ({node.name}) are stored in 8 bits: write w8"
+            )
+        found[node] = own
+    return found
+
+
+def _round_all(
+    model: Model,
+    graph: ir.Model,
+    nodes: Sequence[ir.Node],
+    layers: Sequence[Linear],
+    calibration: Dataset | None,
+    recipe: Recipe,
+    progress: Progress,
+) -> list[Rounded]:
+    """Every layer rounded, siblings of one input together, in the order in which the first of them runs."""
+    siblings: dict[ir.Value, list[Linear]] = {}
+    for layer in layers:
+        siblings.setdefault(layer.source, []).append(layer)
+    order = {node: index for index, node in enumerate(nodes)}
+    relay = Relay(model, graph, calibration) if calibration is not None else None
+    rounded: list[Rounded] = []
+    for source, group in track(list(siblings.items()), progress, "rounding weights", len(siblings)):
+        statistics = None
+        if relay is not None:
+            relay.advance(order[group[0].node])
+            statistics = statistics_of(relay, source)
+        made = round_siblings(group, statistics)
+        for one in made:
+            if relay is not None:
+                _install(one)
+        rounded += made
+    return rounded
+
+
+def statistics_of(relay: Relay, source: ir.Value) -> InputStatistics:
+    """Moments of a value over all samples; memory is [terms, terms]."""
+    count = 0
+    second: Any = 0.0
+    magnitude: Any = 0.0
+    mean: Any = 0.0
+    for rows in relay.rows(source):
+        count += len(rows)
+        second = second + rows.T @ rows
+        magnitude = magnitude + np.abs(rows).sum(axis=0, dtype=np.float64)
+        mean = mean + rows.sum(axis=0, dtype=np.float64)
+    divisor = max(count, 1)
+    return InputStatistics(
+        np.asarray(second, np.float64) / divisor,
+        np.asarray(magnitude, np.float64) / divisor,
+        np.asarray(mean, np.float64) / divisor,
+    )
+
+
+def round_siblings(group: Sequence[Linear], x: InputStatistics | None) -> list[Rounded]:
+    """Layers of one input, scaled and rotated alike, each rounded by its recipe. x: statistics of the input."""
+    matrices = [layer.matrix() for layer in group]
+    steps = set(group[0].recipe.steps)
+    scale = rotation = None
+    if "awq" in steps and x is not None:
+        symmetric = [layer.recipe.symmetric for layer in group]
+        found = search_scales(matrices, [layer.layout for layer in group], symmetric, x)
+        scale = None if np.allclose(found, 1.0) else found.astype(np.float32).astype(np.float64)
+    if scale is not None and x is not None:
+        x, matrices = x.scaled(scale), [matrix * scale for matrix in matrices]
+    if "hadamard" in steps:
+        terms = matrices[0].shape[1]
+        rotation = rotation_block(terms)
+        matrices = [apply_blocks(matrix, rotation) for matrix in matrices]
+        x = None if x is None else x.rotated(whole(rotation, terms))
+    return [_finish(layer, matrix, x, scale, rotation) for layer, matrix in zip(group, matrices, strict=True)]
+
+
+def _finish(
+    layer: Linear, matrix: Real, x: InputStatistics | None, scale: Real | None, rotation: Real | None
+) -> Rounded:
+    """Round one layer's (scaled, rotated) weights; x: statistics of what they multiply."""
+    recipe = layer.recipe
+    corrects = bool({"bc", "abc"} & set(recipe.steps)) and _bias(layer.node) is not None
+    if corrects and x is not None:
+        # The bias takes the mean error, so only what varies is left to the weights.
+        x = replace(x, second=x.second - np.outer(x.mean, x.mean))
+    blocks = round_matrix(matrix, layer.layout, recipe, x)
+    blocks = replace(blocks, scale=np.maximum(blocks.scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64))
+    error = matrix - blocks.real()
+    low_rank = _low_rank(error, recipe.rank) if recipe.rank else None
+    if low_rank is not None:
+        error = error - (low_rank[0] @ low_rank[1]).T
+    bias = None
+    if corrects and x is not None:
+        bias = np.asarray(_bias(layer.node), np.float64) + error @ x.mean
+    return Rounded(layer, blocks, scale, rotation, low_rank, bias)
+
+
+def round_matrix(matrix: Real, layout: Layout, recipe: Recipe, x: InputStatistics | None) -> Blocks:
+    """Weights [outputs, terms] rounded by the recipe's method.
+
+    A block's scale covers its range; `mse` cuts the range to the least squared error of the weights, `clip` and `awq`
+    to the least error of the output. Then rtn rounds to nearest, gptq column by column with the error carried on, and
+    adaround descends to the levels that keep the output best.
+    """
+    if x is not None and {"awq", "clip"} & set(recipe.steps):
+        blocks = search_clips(matrix, layout, x, symmetric=recipe.symmetric)
+    else:
+        blocks = quantize_blocks(
+            matrix, layout.form, layout.block_size, symmetric=recipe.symmetric, search="mse" in recipe.steps,
+            scale_rule=layout.scale_rule,
+        )  # fmt: skip
+    if recipe.method == "rtn" or x is None:
+        return blocks
+    summary = Summary(x.mean[None], matrix @ x.mean, x.second[None], matrix @ x.second)
+    if recipe.method == "adaround":
+        return reconstruct(matrix, summary, layout)
+    return gptq(matrix, summary, layout, blocks.scale, blocks.zero_point)
+
+
+def _low_rank(error: Real, rank: int) -> tuple[Real, Real]:
+    """(A [terms, rank], B [rank, outputs]): the nearest product of that rank to `error` [outputs, terms].
+
+    LoRC of ZeroQuant-FP: the singular value decomposition, each factor taking the root of the singular values.
+    """
+    left, values, right = np.linalg.svd(error, full_matrices=False)
+    root = np.sqrt(values[:rank])
+    return np.asarray(right[:rank].T * root), np.asarray((left[:, :rank] * root).T)
+
+
+def bias_user(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """(node, input) that adds a constant per output to a layer: the Gemm itself, or the Add behind a MatMul."""
+    outputs = constant(node.inputs[1])
+    if outputs is None:
+        return None
+    if is_op(node, "Gemm"):
+        return (node, 2) if constant(input_at(node, 2)) is not None else None
+    after = only_consumer(node.outputs[0])
+    if after is None or not is_op(after, "Add"):
+        return None
+    index = 1 if after.inputs[0] is node.outputs[0] else 0
+    array = constant(after.inputs[index])
+    return (after, index) if array is not None and array.shape == (outputs.shape[1],) else None
+
+
+def _bias(node: ir.Node) -> npt.NDArray[np.generic] | None:
+    found = bias_user(node)
+    return None if found is None else constant(found[0].inputs[found[1]])
+
+
+def _install(one: Rounded) -> None:
+    """Let the float graph compute with what was rounded, so that later layers see its effect."""
+    node = one.linear.node
+    set_constant(node, 1, one.linear.product.weights(one.effective()).astype(np.float32), f"{node.name}.weight")
+    found = bias_user(node)
+    if one.bias is not None and found is not None:
+        set_constant(*found, one.bias.astype(np.float32), f"{node.name}.bias")
+
+
+def needs_weight_only(model: Model, recipe: Recipe) -> bool:
+    """Whether a model under a recipe is quantized here.
+
+    So are models of token inputs or several inputs, recipes with steps of weight-only quantization, and nets of MatMul
+    and Gemm alone whose recipes leave every activation float. Raises UsageError for integer activations that the model
+    cannot have.
+    """
+    every: Mapping[str, Recipe] = {"": recipe, **{rule.pattern: rule.recipe for rule in recipe.overrides}}
+    if model.sequence:
+        for own in every.values():
+            if own.activation_format != "int" or own.activation_bits not in (16, FLOAT):
+                raise UsageError(
+                    f"recipe {own} quantizes activations, which is for models of one float input of fixed shape; "
+                    f"{model.name} takes {', '.join(f'{s.name} ({s.dtype})' for s in model.inputs)}: quantize its "
+                    "weights alone, as in w4a16-g32-awq or w8a16"
+                )
+        return True
+    if recipe.asks_weight_only:
+        return True
+    plain = not any(is_op(node, "Conv") for node in model.ir.graph)
+    return plain and all(own.weight_only for own in every.values())
