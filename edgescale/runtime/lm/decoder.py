@@ -29,7 +29,8 @@ class Decoder:
 
     Inputs: input_ids [batch, new]; optional attention_mask [batch, past + new] and position_ids [batch, new];
     past_key_values.N.key and .value [batch, heads, past, width] with outputs present.N.key and .value. Without the
-    last ones every pass computes the whole text anew (see `describe`).
+    last ones every pass computes the whole text anew (see `describe`). A graph whose batch is fixed at 1 computes
+    the sequences of a batch one after the other.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any] | None = None) -> None:
@@ -54,6 +55,7 @@ class Decoder:
         self._kinds = {name: self._integer(inputs[name]) for name in _OWN if name in inputs}
         self.cached = bool(self._pasts)
         self.has_positions = "position_ids" in inputs
+        self._one_row = inputs["input_ids"].shape[:1] == [1]
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.context = int(metadata[CONTEXT_KEY]) if CONTEXT_KEY in metadata else None
         external = path.with_name(path.name + ".data")
@@ -78,6 +80,7 @@ class Decoder:
         if not self.cached:
             return f"{self.name}: WARNING: no key/value cache, every token computes the whole text anew"
         bound = f", {self.context} positions" if self.context else ""
+        bound += ", batch fixed at 1" if self._one_row else ""
         return f"{self.name}: {len(self.shapes) // 2} layers with key/value cache{bound}"
 
     def new_cache(self, batch: int, precision: Precision = "float") -> KeyValueCache:
@@ -100,7 +103,14 @@ class Decoder:
         }
         feed = {name: feed[name].astype(kind) for name, kind in self._kinds.items()}
         feed.update(zip(self._pasts, cache.parts(), strict=True))
-        logits, *presents = self._session.run(["logits", *self._presents], feed)
+        logits, *presents = self._run(feed, len(ids))
         cache.append(presents, ids, valid, positions)
         new: Array = logits[:, logits.shape[1] - ids.shape[1] :].astype(np.float32)
         return new
+
+    def _run(self, feed: dict[str, Array], rows: int) -> list[Array]:
+        names = ["logits", *self._presents]
+        if not self._one_row or rows == 1:
+            return list(self._session.run(names, feed))
+        each = [self._session.run(names, {key: a[row : row + 1] for key, a in feed.items()}) for row in range(rows)]
+        return [np.concatenate(parts) for parts in zip(*each, strict=True)]

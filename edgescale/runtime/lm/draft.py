@@ -18,16 +18,20 @@ class Speculation:
     """longest: tokens drafted at most in one pass; ngrams: longest context looked up; start: drafted at first.
 
     A sequence drafts one more pair of tokens after a draft accepted whole and half as many after one that failed.
+    confidence: a draft ends where its tokens, by the counts, are less likely than this to be accepted all.
     """
 
     longest: int = 12
     ngrams: int = 6
     start: int = 4
+    confidence: float = 0.3
 
     def __post_init__(self) -> None:
         """Raises UsageError for a number below 1 or a start above `longest`."""
         if min(self.longest, self.ngrams, self.start) < 1 or self.start > self.longest:
             raise UsageError(f"speculation needs 1 <= start <= longest and ngrams >= 1, not {self}")
+        if not 0 <= self.confidence < 1:
+            raise UsageError(f"confidence must lie in [0, 1), not {self.confidence}")
 
 
 class NgramDraft:
@@ -37,6 +41,7 @@ class NgramDraft:
         self.order = order
         self._follow: dict[tuple[int, ...], dict[int, int]] = {}
         self._best: dict[tuple[int, ...], int] = {}
+        self._seen: dict[tuple[int, ...], int] = {}
 
     def learn(self, tokens: Sequence[int], start: int = 0) -> None:
         """Count tokens[start:], each in its contexts (which may begin before `start`)."""
@@ -46,26 +51,30 @@ class NgramDraft:
                 context = tuple(tokens[place - length : place])
                 counts = self._follow.setdefault(context, {})
                 counts[token] = counts.get(token, 0) + 1
+                self._seen[context] = self._seen.get(context, 0) + 1
                 best = self._best.get(context)
                 if best is None or counts[token] >= counts[best]:
                     self._best[context] = token
 
-    def propose(self, tokens: Sequence[int], count: int) -> list[int]:
+    def propose(self, tokens: Sequence[int], count: int, confidence: float = 0.0) -> list[int]:
         """Up to `count` tokens likely after `tokens`: what followed the longest known context most often.
 
-        Of equally frequent ones the latest. Ends where no context of the last tokens is known.
+        Of equally frequent ones the latest. Ends where no context of the last tokens is known, or where the product
+        of the shares (k of n occurrences count as (k + 1/2) / (n + 1)) falls below `confidence`.
         """
-        recent = list(tokens[-self.order :])
+        recent = tuple(tokens[-self.order :])
         guess: list[int] = []
+        likely = 1.0
         while len(guess) < count:
-            token = next(
-                (found for n in range(len(recent), 0, -1) if (found := self._best.get(tuple(recent[-n:]))) is not None),
-                None,
-            )
-            if token is None:
+            context = next((recent[-n:] for n in range(len(recent), 0, -1) if recent[-n:] in self._best), None)
+            if context is None:
+                break
+            token = self._best[context]
+            likely *= (self._follow[context][token] + 0.5) / (self._seen[context] + 1)
+            if likely < confidence:
                 break
             guess.append(token)
-            recent = [*recent, token][-self.order :]
+            recent = (*recent, token)[-self.order :]
         return guess
 
 

@@ -45,6 +45,7 @@ class Group:
         self._cache = cache.rows([0] * len(self.live))
         speculation = options.speculation
         self._lengths = {s.number: DraftLength(speculation) for s in samples} if speculation else {}
+        self._confidence = speculation.confidence if speculation else 0.0
         self._limit = decoder.context or 2**62
 
     def first(self, logits: Array) -> list[Chunk]:
@@ -93,7 +94,8 @@ class Group:
             return []
         left = self._options.max_tokens - len(sample.generated) - 1
         room = self._limit - len(sample.tokens) - 1
-        return self._drafts.propose(sample.tokens, max(0, min(self._lengths[sample.number].count, left, room)))
+        count = max(0, min(self._lengths[sample.number].count, left, room))
+        return self._drafts.propose(sample.tokens, count, self._confidence)
 
     def _take(self, sample: Sample, logits: Array) -> Chunk:
         token = draw(distribution(logits, self._options.sampling), sample.uniform)

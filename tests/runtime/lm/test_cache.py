@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lm_nets
 import numpy as np
+import onnx
 import pytest
 
 from edgescale.core.errors import UsageError
@@ -78,6 +79,19 @@ def test_eviction_bounds_memory_in_a_batch_with_drafts(flat_model: Path) -> None
     assert texts == sorted(c.tokens for c in model.start("12+34=", 3, replace(options, batch=1)).completions())
     small = model.start("12+34=", 3, replace(options, cache="int8", speculation=Speculation()))
     assert all(len(c.tokens) == 90 for c in small.completions())
+
+
+def test_a_graph_of_batch_1_computes_rows_in_turn(flat_model: Path, tmp_path: Path) -> None:
+    proto = onnx.load(flat_model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(proto, tmp_path / "one.onnx")
+    one, many = LanguageModel(tmp_path / "one.onnx", flat_model.with_name("tokenizer.json")), LanguageModel(flat_model)
+    assert "batch fixed at 1" in one.describe()
+    options = Options(max_tokens=20, speculation=Speculation())
+    assert [c.tokens for c in one.generate("12+34=", 4, options)] == [
+        c.tokens for c in many.generate("12+34=", 4, options)
+    ]
 
 
 def test_rows_and_gaps_against_lists() -> None:

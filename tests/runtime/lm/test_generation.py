@@ -49,7 +49,7 @@ def test_a_model_without_cache_says_so_and_gives_the_same(flat_model: Path, unca
 
 
 @pytest.mark.parametrize("batch", [1, 3, 0])
-@pytest.mark.parametrize("speculation", [None, Speculation(), Speculation(longest=3, ngrams=1, start=1)])
+@pytest.mark.parametrize("speculation", [None, Speculation(), Speculation(3, 1, 1, confidence=0)])
 def test_text_depends_on_seed_and_sample_alone(flat_model: Path, batch: int, speculation: Speculation | None) -> None:
     model = LanguageModel(flat_model)
     plain = model.generate(PROMPT, 7, OPEN)
@@ -91,7 +91,9 @@ def test_speculation_leaves_the_distribution(flat_model: Path) -> None:
     """Chi-square of the first three tokens after a forced draft against exact probabilities."""
     model = LanguageModel(flat_model)
     sampling = Sampling(temperature=1.0, top_k=3)
-    options = Options(max_tokens=3, sampling=sampling, speculation=Speculation(longest=2, ngrams=2, start=2))
+    options = Options(
+        max_tokens=3, sampling=sampling, speculation=Speculation(longest=2, ngrams=2, start=2, confidence=0)
+    )
     ids = model.tokenizer.encode(PROMPT)
     exact: dict[tuple[int, ...], float] = {}
 

@@ -175,6 +175,16 @@ def test_drafts_by_counting(tokens: list[int], order: int, count: int) -> None:
     assert drafts.propose(tokens, count) == expected
 
 
+def test_a_draft_ends_where_it_becomes_unlikely() -> None:
+    drafts = NgramDraft(1)
+    drafts.learn([0, 1] * 4 + [0, 2] + [0, 1])  # after 0 five times 1 and once 2; after 1 four times 0
+    assert drafts.propose([0], 3, confidence=0.0) == [1, 0, 1]
+    assert drafts.propose([0], 3, confidence=5.5 / 7 + 0.01) == []
+    assert drafts.propose([0], 3, confidence=5.5 / 7 - 0.01) == [1]
+    with pytest.raises(UsageError, match="confidence"):
+        Speculation(confidence=1.0)
+
+
 def test_wrong_options_are_named(flat_model: Path) -> None:
     with pytest.raises(UsageError, match="start"):
         Speculation(longest=2, start=3)
