@@ -50,6 +50,11 @@ def coverage(right: Sequence[int], drawn: int, count: int) -> float:
     return float(1 - np.mean([m if drawn - c >= count else 0.0 for m, c in zip(miss, right, strict=True)]))
 
 
+def independent(number: int) -> Options:
+    """Options of problem `number`: a seed of its own, for under one seed all problems see the same random numbers."""
+    return Options(max_tokens=LONGEST, seed=number)
+
+
 def solve(
     model: LanguageModel, asked: Sequence[Problem], count: int, options: Options, drafts: NgramDraft | None
 ) -> tuple[list[Completion], list[Usage], float]:
@@ -57,8 +62,8 @@ def solve(
     done: list[Completion] = []
     used = []
     start = time.process_time()
-    for problem in asked:
-        generation = model.start(problem.prompt, count, options, drafts)
+    for number, problem in enumerate(asked):
+        generation = model.start(problem.prompt, count, replace(options, seed=number), drafts)
         done += sorted(generation.completions(), key=lambda completion: completion.sample)
         used.append(generation.usage)
     return done, used, time.process_time() - start
@@ -102,10 +107,9 @@ def family(arguments: argparse.Namespace) -> int:
     print(f"{'file':22} {'level':11} " + " ".join(f"{f'pass@{n}':>8}" for n in counts))
     for file in arguments.files:
         model = LanguageModel(EXAMPLE / file)
-        options = Options(max_tokens=LONGEST)
         right: dict[str, list[int]] = {level: [] for level in LEVELS}
-        for problem in asked:
-            done = model.generate(problem.prompt, arguments.samples, options)
+        for number, problem in enumerate(asked):
+            done = model.generate(problem.prompt, arguments.samples, independent(number))
             right[problem.level].append(sum(correct(problem.prompt, c.text) for c in done))
         right["all"] = [number for level in LEVELS for number in right[level]]
         for level, numbers in right.items():
@@ -121,7 +125,7 @@ def choose(arguments: argparse.Namespace) -> int:
     print(f"{'file':22} {'N':>3} " + " ".join(f"{name:>16}" for name in named))
     for file in arguments.files:
         model = LanguageModel(EXAMPLE / file)
-        drawn = [model.generate(p.prompt, arguments.samples, Options(max_tokens=LONGEST)) for p in asked]
+        drawn = [model.generate(p.prompt, arguments.samples, independent(i)) for i, p in enumerate(asked)]
         for count in [n for n in (1, 4, 16, 64) if n <= arguments.samples]:
             solved = dict.fromkeys(named, 0)
             for problem, done in zip(asked, drawn, strict=True):
