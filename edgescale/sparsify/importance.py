@@ -68,7 +68,7 @@ def activations(structure: Structure, readers: Sequence[Reader]) -> dict[int, fl
     return scores
 
 
-def tailors(model: Model, graph: ir.Model, structure: Structure, data: Dataset) -> dict[int, float]:
+def taylor_changes(model: Model, graph: ir.Model, structure: Structure, data: Dataset) -> dict[int, float]:
     """{class: mean square of d output / d gate}, the gate multiplying the channel where it is read."""
     samples = data.head(min(_TAYLOR_SAMPLES, len(data)))
     outputs = [str(value.name) for value in graph.graph.outputs]

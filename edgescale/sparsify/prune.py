@@ -22,7 +22,7 @@ from edgescale.sparsify.importance import (
     by_reconstruction,
     by_score,
     magnitudes,
-    tailors,
+    taylor_changes,
 )
 from edgescale.sparsify.readers import find_readers, input_moments
 from edgescale.sparsify.repair import repair
@@ -128,7 +128,7 @@ def find_orders(
     if request.importance == "magnitude":
         scores = magnitudes(dense, structure)
     elif request.importance == "taylor":
-        scores = tailors(model, dense, structure, data)
+        scores = taylor_changes(model, dense, structure, data)
     else:
         readers = find_readers(model, dense, structure, data, progress)
         if request.importance == "reconstruction":
