@@ -6,8 +6,9 @@ from edgescale.laws.errors import FitError
 from edgescale.laws.form import Form
 from edgescale.laws.forms import compression, curves, scaling
 from edgescale.laws.forms.curves import shared_slopes
+from edgescale.laws.forms.family import FAMILY
 
-FORMS: dict[str, Form] = {form.name: form for form in (*scaling.FORMS, *compression.FORMS, *curves.FORMS)}
+FORMS: dict[str, Form] = {form.name: form for form in (*scaling.FORMS, *compression.FORMS, *curves.FORMS, FAMILY)}
 
 
 def form_named(name: str) -> Form:
