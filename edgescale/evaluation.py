@@ -35,7 +35,7 @@ class Evaluation:
         """The measurement with `accuracy` (or `error` where smaller is better) and `drop`, over all samples.
 
         Outputs come from the artifact's own code run on this machine: ONNX Runtime, or the host build
-        of the generated C, whose equality with the device is checked apart; of a TVM artifact on its rig.
+        of the generated C, whose equality with the device is checked apart; of other artifacts on their rig.
         """
         if self.metric is None:
             missing = {"accuracy": NO_DATA, "drop": NO_DATA}
@@ -44,7 +44,8 @@ class Evaluation:
         reference = stages.reference_outputs(loaded.variant, samples)
         quality = stages.evaluate(stages.outputs(artifact, target, samples), reference, samples, self.metric)
         base = stages.evaluate(reference, reference, samples, self.metric)
-        how = {"onnx": "ONNX Runtime", "tvm": f"TVM on {target.rig}"}.get(artifact.kind, "host build of the same C")
+        known = {"onnx": "ONNX Runtime", "c": "host build of the same C", "tvm": f"TVM on {target.rig}"}
+        how = known.get(artifact.kind, f"rig {target.rig}")
         note = f"{quality.metric} on {quality.samples} {self.role} samples, {how}"
         name, sign = ("accuracy", 1.0) if quality.higher_is_better else ("error", -1.0)
         # 0.858 - 0.848 is 0.010000000000000009: a drop of exactly one point is to meet a limit of one point.

@@ -149,7 +149,7 @@ def _measured(
     inputs = evaluation.data.for_model(loaded)
     measurement = stages.profile(artifact, target, inputs, request.samples)
     environment = dict(measurement.environment)
-    if artifact.kind in ("c", "tvm"):
+    if stages.comparable(artifact, target):
         environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
     measurement = replace(measurement, environment=environment)
     scored = evaluation.add_score(measurement, stages, loaded, artifact, target)

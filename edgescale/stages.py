@@ -235,7 +235,7 @@ class Stages:
         """Measure cost on the target's rig with the first `count` samples."""
         import msgspec
 
-        from edgescale.rigs import get_rig, rig_fingerprint
+        from edgescale.rigs import get_rig, rig_fingerprint, timed_here
 
         rig = get_rig(target.rig)
 
@@ -253,7 +253,7 @@ class Stages:
             "rig": [target.rig, rig_fingerprint(target.rig)],
             "samples": [samples.fingerprint, count],
             # Timings belong to one machine, counts to none.
-            "machine": platform.node() if target.rig in ("host", "tvm") else "",
+            "machine": platform.node() if timed_here(target.rig) else "",
         }
         stage = self.store.run("profile", parts, build)
         return msgspec.convert(dict(stage.result), Measurement)
@@ -314,6 +314,12 @@ class Stages:
             "metric": _metric_fingerprint(metric),
         }
         return Quality(**self.store.run("evaluate", parts, build).result)
+
+    def comparable(self, artifact: Artifact, target: Target) -> bool:
+        """Whether the artifact follows the integer contract: its rig then runs samples in stored units."""
+        from edgescale.rigs import get_rig
+
+        return artifact.kind != "onnx" and hasattr(get_rig(target.rig), "raw_executor")
 
     def verify(self, variant: Variant, artifact: Artifact, target: Target, data: Samples) -> Mapping[str, Any]:
         """Compare the target's output with the NumPy reference on a few inputs; see `edgescale.verify`."""

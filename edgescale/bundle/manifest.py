@@ -155,7 +155,7 @@ class EntryRecord(Record, frozen=True, kw_only=True):
     variant_sha256: str
     target: str
     backend: str
-    kind: Literal["onnx", "c", "tvm"]
+    kind: str
     path: str
     artifact_sha256: str
     files: tuple[FileRecord, ...]

@@ -21,7 +21,7 @@ _OPTIONAL: dict[str, tuple[str, str]] = {
     "unicorn": ("Cortex-M emulator", "pip install 'edgescale[mcu]'"),
     "capstone": ("instruction decoding for counts and cycle models", "pip install 'edgescale[mcu]'"),
     "pyelftools": ("flash and RAM read from linked images", "pip install 'edgescale[mcu]'"),
-    "ai-edge-litert": ("checks against LiteRT's reference kernels (tests)", "pip install 'edgescale[tflite]'"),
+    "ai-edge-litert": ("TensorFlow Lite files in and out, rig litert", "pip install 'edgescale[tflite]'"),
     "apache-tvm": ("back end and rigs for Linux-class processors", "pip install 'edgescale[tvm]'"),
     "torch": ("training the example family", "pip install 'edgescale[train]'"),
 }

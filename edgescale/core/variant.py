@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgescale.core.recipe import OBSERVERS, Observer, Recipe, parse_recipe, with_overrides
 
@@ -56,14 +56,15 @@ class Artifact:
     """What a back end made of a variant for a target.
 
     `path` is a directory; `sha256` covers every file in it; `kind` tells the rigs how to run it
-    ("onnx": `model.onnx` for ONNX Runtime; "c": generated C99; "tvm": a library for TVM's run time).
+    ("onnx": `model.onnx` for ONNX Runtime; "c": generated C99; "tvm": a library for TVM's run time; "tflite": a file
+    for LiteRT; a back end of another package has a kind of its own, which its rig knows).
     `meta` is JSON-ready and is also stored in `path/artifact.json`; its keys are documented by the back end.
     """
 
     variant: str
     target: str
     backend: str
-    kind: Literal["onnx", "c", "tvm"]
+    kind: str
     path: Path
     sha256: str
     meta: Mapping[str, Any] = field(default_factory=dict)

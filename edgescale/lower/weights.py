@@ -54,7 +54,8 @@ def integer_weights(
     Requant) of a fully connected layer. Raises NodeError where an accumulator could leave its type.
     """
     integers, scales = weights.symmetric_int8(axis=0)
-    scales = scales * gain
+    # Scales stay float32, as files hold them.
+    scales = (scales * gain).astype(np.float32).astype(np.float64)
     units = source[0] * scales
     exact = exact_bias(bias, units)
     if exact is not None and not np.any(offset):
@@ -100,7 +101,7 @@ def fit_bias(
     too_large = np.abs(steps) > largest
     if not too_large.any():
         return integers, scales, steps
-    wider = np.where(too_large, np.abs(real) / (scale_in * largest), scales)
+    wider = np.where(too_large, np.abs(real) / (scale_in * largest), scales).astype(np.float32).astype(np.float64)
     ratio = (scales / wider).reshape(-1, *(1,) * (integers.ndim - 1))
     return np.rint(integers * ratio).astype(np.int8), wider, np.rint(real / (scale_in * wider))
 

@@ -1,17 +1,19 @@
 """Where artifacts run: `host` (ONNX Runtime), `emulator:<core>` (a Cortex-M image on unicorn), `qemu:<board>`, `tvm`
-(TVM on this machine) and `tvm-rpc://host:port` (on another one).
+(TVM on this machine), `tvm-rpc://host:port` (on another one) and `litert` (LiteRT on this machine).
 
-Nothing heavy is imported until a rig is asked for.
+Other packages add rigs through the entry-point group `edgescale.rigs`: the entry's name is the rig's, up to the first
+colon, and it gives a function from the whole name to the rig. Nothing heavy is imported until a rig is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgescale.core.errors import UsageError
+from edgescale.core.errors import RigError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
     from edgescale.core.target import Target
     from edgescale.core.variant import Artifact
 
+GROUP = "edgescale.rigs"
 CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
 BOARDS = ("microbit", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "virt-riscv32")
-RIGS = ("host", *(f"emulator:{core}" for core in CORES), *(f"qemu:{board}" for board in BOARDS), "tvm")
+RIGS = ("host", *(f"emulator:{core}" for core in CORES), *(f"qemu:{board}" for board in BOARDS), "tvm", "litert")
 
 
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ def get_rig(name: str) -> Any:
         from edgescale.rigs.tvm import TvmRig
 
         return TvmRig()
+    if name == "litert":
+        from edgescale.rigs.litert import LiteRtRig
+
+        return LiteRtRig()
     if name.startswith("tvm-rpc:"):
         from edgescale.rigs.tvm import TvmRpcRig
 
@@ -61,20 +68,36 @@ def get_rig(name: str) -> Any:
         from edgescale.rigs.qemu import QemuRig
 
         return QemuRig(core)
-    raise UsageError(f"unknown rig {name!r}; known: {', '.join(RIGS)}, tvm-rpc://host:port")
+    if kind in _entries():
+        try:
+            return _entries()[kind].load()(name)
+        except (ImportError, AttributeError) as error:
+            raise RigError(f"rig {name} is installed but does not import: {error}; reinstall its package") from None
+    known = [*RIGS, "tvm-rpc://host:port", *sorted(_entries())]
+    raise UsageError(f"unknown rig {name!r}; known: {', '.join(known)}")
+
+
+@cache
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def timed_here(name: str) -> bool:
+    """Whether a rig's figures belong to this machine: what it times here is not true of another."""
+    kind = name.partition(":")[0]
+    return name in ("host", "tvm", "litert") or kind in _entries()
 
 
 def local_executor(artifact: Artifact, target: Target) -> Executor:
     """Runs samples through the artifact's own code on this machine, whatever its target.
 
-    C artifacts are built as a shared library, ONNX ones run in ONNX Runtime. TVM ones hold the code of their
-    processor: they run on their target's rig.
+    C artifacts are built as a shared library, ONNX ones run in ONNX Runtime; all others run on their target's rig.
     """
     if artifact.kind == "c":
         from edgescale.rigs import host_c
 
         return host_c.executor(artifact)
-    if artifact.kind == "tvm":
+    if artifact.kind != "onnx":
         on_rig: Executor = get_rig(target.rig).executor(artifact, target)
         return on_rig
     executor: Executor = get_rig("host").executor(artifact, target)
@@ -102,6 +125,12 @@ def rig_fingerprint(name: str) -> str:
             digest.update(path.name.encode() + path.read_bytes())
     if name == "tvm" or name.startswith("tvm-rpc:"):
         digest.update(" ".join(_version(package) for package in ("apache-tvm", "apache-tvm-ffi")).encode())
+        return digest.hexdigest()
+    if name == "litert":
+        digest.update(_version("ai-edge-litert").encode())
+        return digest.hexdigest()
+    if (entry := _entries().get(name.partition(":")[0])) is not None:
+        digest.update(f"{entry.value} {entry.dist.version if entry.dist else ''}".encode())
         return digest.hexdigest()
     packages = ("onnxruntime",) if name == "host" else ("ziglang", "unicorn", "capstone")
     digest.update(" ".join(_version(package) for package in packages).encode())
