@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from edgescale_tflite import BACKEND
-from onnx import TensorProto, helper, numpy_helper
 
 from edgescale.core.errors import MissingDependencyError, RigError, UsageError
 from edgescale.core.files import sha256_file, sha256_tree
@@ -94,25 +92,3 @@ def test_a_missing_litert_names_the_command(fashion, monkeypatch: pytest.MonkeyP
     assert "edgescale[tflite]" in BACKEND.missing()
     with pytest.raises(MissingDependencyError, match="LiteRT"):
         get_rig("litert").raw_executor(artifact, TARGET)
-
-
-def test_scales_of_a_scaled_product_are_those_a_file_can_hold(harness, tmp_path: Path) -> None:
-    """Gemm's alpha is a factor on the weights' scales: what results is rounded to float32 in the program already."""
-    from edgescale.core.dataset import Dataset
-    from edgescale.quantize import quantize
-
-    rng = np.random.default_rng(3)
-    w, b = rng.normal(size=(7, 12)).astype(np.float32), (100 * rng.normal(size=7)).astype(np.float32)
-    w[2] *= 1e-12
-    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "dense", alpha=0.3, transB=1)]
-    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", s]) for n, s in (("x", 12), ("y", 7))]
-    constants = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")]
-    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "n.onnx")
-    model = load_model(tmp_path / "n.onnx")
-    data = Dataset("x", rng.normal(size=(64, 12)).astype(np.float32), None, "0" * 64)
-    path = tmp_path / "q.onnx"
-    save_model(model_from_ir(quantize(model, data, parse_recipe("w8a8")), model.name, model.sha256), path)
-    variant = Variant("n", parse_recipe("w8a8"), path, sha256_file(path))
-    artifact = BACKEND.compile(variant, TARGET, tmp_path / "out")
-    assert compare_with_reference(variant, artifact, TARGET, data)["exact"]

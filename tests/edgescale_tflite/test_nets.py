@@ -188,3 +188,30 @@ def test_streaming_files_keep_their_variables(harness, repository: Path, tmp_pat
     assert {state.name for state in again.states} == {state.name for state in program.states}
     if (wake_word := states.wake_word("okay_nabu")) is not None:
         check(harness, lowered(wake_word), 12)
+
+
+def test_scales_of_a_scaled_product_are_those_a_file_can_hold(harness, tmp_path: Path) -> None:
+    """Gemm's alpha is a factor on the weights' scales, and a channel of almost no weights gets coarser ones."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(3)
+    scales = rng.uniform(0.01, 0.02, 7).astype(np.float32)
+    scales[2] = 1e-12
+    arrays = {
+        "x_scale": np.float32(0.05), "x_zero": np.uint8(117), "w": rng.integers(-127, 128, (7, 12)).astype(np.int8),
+        "w_scale": scales, "w_zero": np.zeros(7, np.int8), "b": rng.normal(0, 3, 7).astype(np.float32),
+        "y_scale": np.float32(0.031), "y_zero": np.uint8(130),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["x_q"], "x_q"),
+        helper.make_node("DequantizeLinear", ["x_q", "x_scale", "x_zero"], ["x_r"], "x_r"),
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_r"], "w_r", axis=0),
+        helper.make_node("Gemm", ["x_r", "w_r", "b"], ["g"], "dense", alpha=0.3, transB=1),
+        helper.make_node("QuantizeLinear", ["g", "y_scale", "y_zero"], ["y_q"], "y_q"),
+        helper.make_node("DequantizeLinear", ["y_q", "y_scale", "y_zero"], ["y"], "y_r"),
+    ]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", s]) for n, s in (("x", 12), ("y", 7))]
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "n.onnx")
+    check(harness, lowered(tmp_path / "n.onnx"), 16)
