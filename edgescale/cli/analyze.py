@@ -34,7 +34,14 @@ def command(model: Path, targets: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         nodes = [asdict(node) for node in description.nodes]
         summary = {k: v for k, v in vars(description).items() if k != "nodes"}
-        named = {name: {"supported": not problems, "problems": problems} for name, (_, problems) in support.items()}
+        named = {
+            name: {
+                "supported": not problems,
+                "problems": problems,
+                "notes": [] if problems else support_notes(loaded, target),
+            }
+            for name, (target, problems) in support.items()
+        }
         ports = {"inputs": [asdict(s) for s in loaded.inputs], "outputs": [asdict(s) for s in loaded.outputs]}
         print_json("analyze", {"model": loaded.name, **ports, **summary, "nodes": nodes, "targets": named})
     else:
@@ -57,6 +64,21 @@ def check_support(model: Model, target: Target) -> list[str]:
             return []
         problems += [f"{name}: {reason}" for reason in reasons]
     return problems
+
+
+def support_notes(model: Model, target: Target) -> list[str]:
+    """What the target's back ends leave to another processor than the one meant; empty where they say nothing."""
+    from edgescale.backends import get_backend
+    from edgescale.core.errors import EdgescaleError
+
+    notes: list[str] = []
+    for name in target.backends:
+        try:
+            backend = get_backend(name)
+            notes += getattr(backend, "notes", lambda model, target: [])(model, target)
+        except EdgescaleError:
+            continue  # `check_support` says it
+    return notes
 
 
 def _show(model: Model, description: Description, support: dict[str, tuple[Target, list[str]]]) -> None:
@@ -89,5 +111,7 @@ def _show(model: Model, description: Description, support: dict[str, tuple[Targe
     for name, (target, problems) in support.items():
         if not problems:
             out.print(f"[green]ok[/]  {name}: executed by {', '.join(target.backends)}")
+            for note in support_notes(model, target):
+                out.print(f"[yellow]note:[/] {plain(note)}")
         for problem in problems:
             out.print(f"[red]no[/]  {name}: {plain(problem)}")

@@ -22,6 +22,7 @@ _OPTIONAL: dict[str, tuple[str, str]] = {
     "capstone": ("instruction decoding for counts and cycle models", "pip install 'edgescale[mcu]'"),
     "pyelftools": ("flash and RAM read from linked images", "pip install 'edgescale[mcu]'"),
     "ai-edge-litert": ("TensorFlow Lite files in and out, rig litert", "pip install 'edgescale[tflite]'"),
+    "ethos-u-vela": ("compiler for Ethos-U NPUs, rig vela", "pip install 'edgescale[ethosu]'"),
     "apache-tvm": ("back end and rigs for Linux-class processors", "pip install 'edgescale[tvm]'"),
     "torch": ("training the example family", "pip install 'edgescale[train]'"),
 }

@@ -22,6 +22,7 @@ BUDGET_METRICS: dict[str, tuple[str, Relation, str]] = {
     "accuracy": ("fraction", ">=", "the evaluation metric where larger is better"),
     "error": ("fraction", "<=", "the evaluation metric where smaller is better"),
     "drop": ("fraction", "<=", "loss in the evaluation metric against the same model's float form"),
+    "npu": ("fraction", ">=", "share of the operators that the NPU executes"),
 }
 
 _CONSTRAINT = re.compile(
@@ -105,7 +106,7 @@ def parse_budget(text: str) -> Budget:
         if not unit and dimension != "fraction":
             raise UsageError(f"budget: {part!r} needs a unit, e.g. {metric}{wanted}{number}{CANONICAL_UNIT[dimension]}")
         limit = to_canonical(value, unit or "1", dimension)
-        if metric in ("accuracy", "drop") and limit > 1:
+        if metric in ("accuracy", "drop", "npu") and limit > 1:
             raise UsageError(f"budget: {part!r} is above 1; write a fraction such as 0.88 or a percentage such as 88%")
         if any(c.metric == metric for c in constraints):
             raise UsageError(f"budget: {metric} is limited twice")

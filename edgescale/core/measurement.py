@@ -26,6 +26,8 @@ METRIC_UNITS: dict[str, str] = {
     "accuracy": "1",
     "error": "1",
     "drop": "1",
+    "npu": "1",
+    "npu_macs": "1",
 }
 
 

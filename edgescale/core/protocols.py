@@ -23,7 +23,12 @@ output dequantized)."""
 
 
 class Backend(Protocol):
-    """A compiler, found through the entry-point group `edgescale.compilers`."""
+    """A compiler, found through the entry-point group `edgescale.compilers`.
+
+    One that leaves some operators to another processor may also have `notes(model, target) -> list[str]`: a sentence
+    for each, which `edgescale analyze` prints. Sentences under the key `notes` of an artifact's `meta` are printed by
+    `edgescale compile`.
+    """
 
     name: str
     plans_memory: bool

@@ -65,6 +65,17 @@ class Power:
 
 
 @dataclass(frozen=True)
+class Npu:
+    """An accelerator as Vela is told of it: `accelerator` such as "ethos-u55-128", the names of a system configuration
+    and of a memory mode in `config`, Vela's own .ini file or one by path."""
+
+    accelerator: str
+    system_config: str
+    memory_mode: str
+    config: str = "Arm/vela.ini"
+
+
+@dataclass(frozen=True)
 class Target:
     """A device profile. `memory` holds at least "flash" and "ram" for microcontrollers, may be empty for hosts."""
 
@@ -76,6 +87,7 @@ class Target:
     memory: Mapping[str, MemoryRegion] = field(default_factory=dict)
     toolchain: Toolchain | None = None
     power: Power | None = None
+    npu: Npu | None = None
     notes: str = ""
     sha256: str = ""
 
@@ -117,6 +129,7 @@ def parse_target(data: bytes, where: str) -> Target:
     memory = reader.table("memory", {})
     toolchain = reader.table("toolchain", {})
     power = reader.table("power", {})
+    npu = reader.table("npu", {})
     target = Target(
         name=reader.take("name", str),
         title=reader.take("title", str),
@@ -132,9 +145,10 @@ def parse_target(data: bytes, where: str) -> Target:
         memory={name: _region(name, memory.table(name)) for name in list(memory.entries)},
         toolchain=_toolchain(toolchain) if toolchain.entries else None,
         power=Power(float(power.take("active_mw", (int, float))), power.take("origin", str)) if power.entries else None,
+        npu=_npu(npu) if npu.entries else None,
         sha256=hashlib.sha256(data).hexdigest(),
     )
-    for part in (reader, core, toolchain, power):
+    for part in (reader, core, toolchain, power, npu):
         part.refuse_rest()
     if target.core.clock_hz < 0:
         raise UsageError(f"{core.where}: clock_hz must not be negative")
@@ -153,6 +167,11 @@ def _toolchain(table: _Reader) -> Toolchain:
     if chain.compiler not in COMPILERS:
         raise UsageError(f"{table.where}: unknown compiler {chain.compiler!r}; known: {', '.join(COMPILERS)}")
     return chain
+
+
+def _npu(table: _Reader) -> Npu:
+    required = [table.take(key, str) for key in ("accelerator", "system_config", "memory_mode")]
+    return Npu(required[0], required[1], required[2], table.take("config", str, Npu.config))
 
 
 def _region(name: str, table: _Reader) -> MemoryRegion:

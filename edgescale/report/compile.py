@@ -18,7 +18,7 @@ from edgescale.select import Selection
 if TYPE_CHECKING:
     from rich.console import Console
 
-VARIANT_METRICS = ("accuracy", "error", "drop", "latency", "instructions", "energy", "flash", "ram", "arena")
+VARIANT_METRICS = ("accuracy", "error", "drop", "latency", "instructions", "energy", "flash", "ram", "arena", "npu")
 TOP_LAYERS = 5
 FIGURE_LAYERS = 10
 REPORT_WIDTH = 132
@@ -51,6 +51,8 @@ def _print_target(selection: Selection, entries: Sequence[Entry], console: Conso
         console.print(_budget_table(selection))
     color = "green" if selection.feasible else "red"
     console.print(f"[{color}]{'met' if selection.feasible else 'NOT MET'}[/]: {plain(selection.reason)}")
+    for note in dict.fromkeys(note for entry in entries for note in entry.artifact.meta.get("notes", ())):
+        console.print(f"[yellow]note:[/] {plain(note)}")
     for warning in selection.warnings:
         console.print(f"[yellow]note:[/] {plain(warning)}")
     chosen = next(e for e in entries if e.selected)

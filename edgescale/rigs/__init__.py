@@ -1,5 +1,6 @@
 """Where artifacts run: `host` (ONNX Runtime), `emulator:<core>` (a Cortex-M image on unicorn), `qemu:<board>`, `tvm`
-(TVM on this machine), `tvm-rpc://host:port` (on another one) and `litert` (LiteRT on this machine).
+(TVM on this machine), `tvm-rpc://host:port` (on another one), `litert` (LiteRT on this machine) and `vela` (Vela's
+estimates of an Ethos-U).
 
 Other packages add rigs through the entry-point group `edgescale.rigs`: the entry's name is the rig's, up to the first
 colon, and it gives a function from the whole name to the rig. Nothing heavy is imported until a rig is asked for.
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 GROUP = "edgescale.rigs"
 CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
 BOARDS = ("microbit", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "virt-riscv32")
-RIGS = ("host", *(f"emulator:{core}" for core in CORES), *(f"qemu:{board}" for board in BOARDS), "tvm", "litert")
+RIGS = (
+    "host",
+    *(f"emulator:{core}" for core in CORES),
+    *(f"qemu:{board}" for board in BOARDS),
+    "tvm",
+    "litert",
+    "vela",
+)
 
 
 if TYPE_CHECKING:
@@ -55,6 +63,10 @@ def get_rig(name: str) -> Any:
         from edgescale.rigs.litert import LiteRtRig
 
         return LiteRtRig()
+    if name == "vela":
+        from edgescale.rigs.vela import VelaRig
+
+        return VelaRig()
     if name.startswith("tvm-rpc:"):
         from edgescale.rigs.tvm import TvmRpcRig
 
@@ -85,7 +97,7 @@ def _entries() -> dict[str, EntryPoint]:
 def timed_here(name: str) -> bool:
     """Whether a rig's figures belong to this machine: what it times here is not true of another."""
     kind = name.partition(":")[0]
-    return name in ("host", "tvm", "litert") or kind in _entries()
+    return name in ("host", "tvm", "litert", "vela") or kind in _entries()
 
 
 def local_executor(artifact: Artifact, target: Target) -> Executor:
@@ -126,7 +138,7 @@ def rig_fingerprint(name: str) -> str:
     if name == "tvm" or name.startswith("tvm-rpc:"):
         digest.update(" ".join(_version(package) for package in ("apache-tvm", "apache-tvm-ffi")).encode())
         return digest.hexdigest()
-    if name == "litert":
+    if name in ("litert", "vela"):
         digest.update(_version("ai-edge-litert").encode())
         return digest.hexdigest()
     if (entry := _entries().get(name.partition(":")[0])) is not None:

@@ -92,7 +92,7 @@ def test_separators_and_order() -> None:
 
 
 def limits_of(metric: str) -> st.SearchStrategy[Constraint]:
-    top = 1.0 if metric in ("accuracy", "drop") else 1e12
+    top = 1.0 if metric in ("accuracy", "drop", "npu") else 1e12
     numbers = st.floats(0, top, allow_subnormal=False) | st.integers(0, int(top)).map(float)
     return numbers.map(lambda limit: Constraint(metric, BUDGET_METRICS[metric][1], limit))
 
@@ -121,7 +121,7 @@ def test_unmet_is_what_the_relations_say(budget: Budget, values: dict[str, float
     unmet = budget.unmet(figures)
     for c in budget.constraints:
         value = values.get(c.metric, math.nan)
-        holds = value >= c.limit if c.metric == "accuracy" else value <= c.limit
+        holds = value >= c.limit if c.metric in ("accuracy", "npu") else value <= c.limit
         assert (c in unmet) == (not holds)
         if c.metric in values and not math.isnan(value):
             assert (c.margin(value) >= 0) == holds or c.limit < 1e-300

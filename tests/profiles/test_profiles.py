@@ -16,6 +16,7 @@ from edgescale.rigs import RIGS, get_rig, toolchain, toolchain_gcc
 NAMES = profile_names()
 LINUX = {"host": ("host", "edgescale_onnx"), "host-tvm": ("tvm", "edgescale_tvm")}
 LINUX["host-litert"] = ("litert", "edgescale_tflite")
+LINUX |= {f"ethos-{name}": ("vela", "edgescale_ethosu") for name in ("u55-128", "u65-256", "u85-256")}
 LINUX["aarch64-linux"] = ("tvm-rpc://localhost:9090", "edgescale_tvm")
 BOARDS = [name for name in NAMES if name not in LINUX]
 
