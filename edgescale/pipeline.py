@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgescale.advice import with_advice
-from edgescale.backends import get_backend
+from edgescale.backends import load_backend
 from edgescale.bundle.manifest import DatasetRecord
 from edgescale.bundle.pack import Context, Entry, check_destination, tool_versions, write_bundle
 from edgescale.cache import StageStore
@@ -34,7 +34,7 @@ class Request:
 
     `epochs` is how long recipes that train do so (None: as `finetune.Settings` says). `samples` is the number of
     inputs a device's cost is measured on; `memory` what back ends that plan memory are to be good at; `command`
-    reproduces the run.
+    reproduces the run. `compare`: outputs are also compared with the reference where nothing depends on it.
     """
 
     models: tuple[Path, ...]
@@ -50,6 +50,7 @@ class Request:
     memory: Memory = "balanced"
     out: Path = Path("edgescale-out/bundle")
     command: str = ""
+    compare: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,9 @@ def _measured(
     environment = dict(measurement.environment)
     if stages.comparable(artifact, target):
         environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
+    elif request.compare:
+        found = stages.difference(variant, artifact, target, inputs)
+        environment |= {f"compared_{k}": str(v) for k, v in found.items()}
     measurement = replace(measurement, environment=environment)
     scored = evaluation.add_score(measurement, stages, loaded, artifact, target)
     answers = evaluation.answers(stages, loaded, artifact, target)
@@ -235,7 +239,7 @@ def _check(request: Request) -> None:
     stems = [path.stem for path in request.models]
     if len(set(stems)) != len(stems):
         raise UsageError("two models share a file name; variants are named after it, so rename one")
-    planned = [name for target in request.targets for name in target.backends if get_backend(name).plans_memory]
+    planned = [name for target in request.targets for name in target.backends if load_backend(name).plans_memory]
     if request.memory != "balanced" and not planned:
         raise UsageError(
             f"--memory {request.memory} shapes generated C; the targets asked for run with ONNX Runtime, which plans "

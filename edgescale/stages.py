@@ -321,6 +321,23 @@ class Stages:
 
         return artifact.kind != "onnx" and hasattr(get_rig(target.rig), "raw_executor")
 
+    def difference(self, variant: Variant, artifact: Artifact, target: Target, data: Samples) -> Mapping[str, Any]:
+        """How far an artifact that is not `comparable` is from the reference; see `edgescale.verify`."""
+        from edgescale.rigs import rig_fingerprint
+
+        def build(directory: Path) -> Mapping[str, Any]:
+            from edgescale.verify import difference_from_reference
+
+            return difference_from_reference(variant, artifact, target, data.load().head(VERIFY_SAMPLES))
+
+        parts = {
+            "variant": variant.sha256,
+            "artifact": artifact.sha256,
+            "rig": [target.rig, rig_fingerprint(target.rig)],
+            "data": data.fingerprint,
+        }
+        return self.store.run("difference", parts, build).result
+
     def verify(self, variant: Variant, artifact: Artifact, target: Target, data: Samples) -> Mapping[str, Any]:
         """Compare the target's output with the NumPy reference on a few inputs; see `edgescale.verify`."""
 

@@ -23,14 +23,9 @@ def compare_with_reference(variant: Variant, artifact: Artifact, target: Target,
     Integer outputs must be equal to the bit, float outputs within FLOAT_TOLERANCE. Returns
     {"samples", "exact", "largest_difference"}; raises RigError naming the first sample that differs.
     """
-    from edgescale.lower import lower_file, reference
-    from edgescale.lower.ports import to_stored
     from edgescale.rigs import get_rig
 
-    program = lower_file(variant.path, variant.name)
-    port_in, port_out = program.inputs[0], program.outputs[0]
-    stored = to_stored(program, port_in, samples.x)
-    expected = reference.run(program, {port_in.tensor: stored})[port_out.tensor]
+    _, stored, expected = _reference(variant, samples)
     observed = get_rig(target.rig).raw_executor(artifact, target)(stored)
     integer = bool(np.issubdtype(expected.dtype, np.integer))
     gap = np.abs(observed.astype(np.float64) - expected.astype(np.float64)).reshape(len(samples), -1).max(axis=1)
@@ -43,3 +38,43 @@ def compare_with_reference(variant: Variant, artifact: Artifact, target: Target,
             "the compiler flags in the profile; no bundle entry was made from it"
         )
     return {"samples": len(samples), "exact": integer, "largest_difference": float(gap.max())}
+
+
+def difference_from_reference(
+    variant: Variant, artifact: Artifact, target: Target, samples: Dataset
+) -> Mapping[str, Any]:
+    """How far an artifact that does not follow the integer contract is from it, in steps of the output's scale.
+
+    Returns what `compare_with_reference` does (steps where "exact", real values elsewhere), or {"unavailable": why}
+    where the variant has no integer program.
+    """
+    from edgescale.core.errors import UnsupportedModelError, UsageError
+    from edgescale.lower.ports import from_stored
+    from edgescale.rigs import local_executor
+
+    if samples.more:
+        return {"unavailable": "several inputs"}
+    try:
+        program, _, expected = _reference(variant, samples)
+    except (UnsupportedModelError, UsageError):
+        return {"unavailable": "no integer program"}
+    port = program.outputs[0]
+    tensor = program.tensors[port.tensor]
+    real = from_stored(program, port, expected).astype(np.float64)
+    observed = np.asarray(local_executor(artifact, target)(samples.x), np.float64)
+    integer = bool(np.issubdtype(expected.dtype, np.integer))
+    gap = float(np.abs(observed.reshape(real.shape) - real).max())
+    # Real values of integers lie on a grid: what float32 leaves beside it is no difference.
+    largest = float(np.round(gap / tensor.scale)) if integer else gap
+    return {"samples": len(samples), "exact": integer, "largest_difference": largest}
+
+
+def _reference(variant: Variant, samples: Dataset) -> tuple[Any, Any, Any]:
+    """(program, stored samples, stored first output of the reference)."""
+    from edgescale.lower import lower_file, reference
+    from edgescale.lower.ports import to_stored
+
+    program = lower_file(variant.path, variant.name)
+    port_in, port_out = program.inputs[0], program.outputs[0]
+    stored = to_stored(program, port_in, samples.x)
+    return program, stored, reference.run(program, {port_in.tensor: stored})[port_out.tensor]

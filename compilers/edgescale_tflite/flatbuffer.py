@@ -61,6 +61,8 @@ class Writer:
         self.codes: dict[tuple[str, int], int] = {}
         """Operator and version -> number of its code."""
         self._names: set[str] = set()
+        self._zero_points: dict[tuple[int, int], Any] = {}
+        """Length and value -> where the vector was packed."""
         self._constants: dict[tuple[int, int, str, tuple[int, ...], Units | None], int] = {}
 
     def tensor(
@@ -90,11 +92,7 @@ class Writer:
         made.type = getattr(self.schema.TensorType, _TYPES[dtype])
         made.buffer, made.isVariable = buffer, variable
         if units is not None:
-            found = self.schema.QuantizationParametersT()
-            found.scale = np.array(units.scale, np.float32)
-            found.zeroPoint = np.full(len(units.scale), units.zero_point, np.int64)
-            found.quantizedDimension = units.axis
-            made.quantization = found
+            made.quantization = self._quantization(units)
         self.graph.tensors.append(made)
         return len(self.graph.tensors) - 1
 
@@ -196,6 +194,25 @@ class Writer:
             made.name, made.tensorIndex = name, index
             found.append(made)
         return found
+
+    def _quantization(self, units: Units) -> Any:
+        schema, shared = self.schema, self._zero_points
+
+        class Shared(schema.QuantizationParametersT):  # type: ignore[name-defined,misc]
+            """Units whose vector of zero-points is stored once for all tensors that have the same one."""
+
+            def Pack(self, builder: Any) -> Any:  # noqa: N802  (the schema's name)
+                scales = builder.CreateNumpyVector(np.array(units.scale, np.float32))
+                key = (len(units.scale), units.zero_point)
+                if key not in shared:
+                    shared[key] = builder.CreateNumpyVector(np.full(key[0], key[1], np.int64))
+                schema.QuantizationParametersStart(builder)
+                schema.QuantizationParametersAddScale(builder, scales)
+                schema.QuantizationParametersAddZeroPoint(builder, shared[key])
+                schema.QuantizationParametersAddQuantizedDimension(builder, units.axis)
+                return schema.QuantizationParametersEnd(builder)
+
+        return Shared()
 
     def _buffer(self, data: bytes) -> Any:
         schema = self.schema

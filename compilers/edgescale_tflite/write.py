@@ -37,8 +37,9 @@ def write_program(program: Program, dialect: Dialect | None = None) -> Written:
     """The file of a program. Raises UnsupportedModelError with a line for each layer that LiteRT cannot compute.
 
     Inputs and outputs keep the names of the model's, tensors those of the program's; each is in the program's stored
-    units and layout. The metadata entry `edgescale` is JSON: schema, model, and `layers`, for each operator of the
-    main graph the layer it belongs to, with the model's nodes that were folded into that.
+    units and layout. The metadata entry `edgescale` is JSON: schema, model, `layers`: pairs of a layer and those of
+    the model's nodes folded into it that have another name; and `operators`: for each operator of the main graph the
+    number of its layer.
     """
     check_scales(program)
     emission = Emission(_with_port_names(program), dialect or Dialect())
@@ -50,11 +51,13 @@ def write_program(program: Program, dialect: Dialect | None = None) -> Written:
     write_layers(emission)
     _assign_states(emission)
     main = emission.writer.graphs[0]
-    nodes = {layer.name: list(layer.nodes) or [layer.name] for layer in program.layers}
+    names = list(dict.fromkeys(main.layers))
+    nodes = {layer.name: [node for node in layer.nodes if node != layer.name] for layer in program.layers}
     note = {
         "schema": METADATA_SCHEMA,
         "model": program.name,
-        "layers": [{"layer": name, "nodes": nodes.get(name, [])} for name in main.layers],
+        "layers": [[name, nodes.get(name, [])] for name in names],
+        "operators": [names.index(name) for name in main.layers],
         "reset_each_run": emission.reset_each_run,
     }
     data = emission.writer.data(

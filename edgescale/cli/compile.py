@@ -30,6 +30,12 @@ _METRICS = ", ".join(BUDGET_METRICS)
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--target", "-t", "targets", multiple=True, help="Profile name or .toml path; repeat for several.")
 @click.option(
+    "--emit",
+    metavar="BACKENDS",
+    help="Comma-separated back ends (onnx, c, tflite, tvm, ethosu, ...): make every variant with each, on the targets "
+    "given or its own, and compare them in one table.",
+)
+@click.option(
     "--budget",
     "-b",
     "budgets",
@@ -114,6 +120,7 @@ def run_compile(
     models: tuple[Path, ...],
     *,
     targets: tuple[str, ...],
+    emit: str | None = None,
     budgets: tuple[str, ...],
     recipes: str,
     observer: Any,
@@ -138,11 +145,15 @@ def run_compile(
     from edgescale.cache import StageStore
     from edgescale.core.budget import parse_budgets
     from edgescale.core.target import load_target
+    from edgescale.emitted import emitted_targets
     from edgescale.pipeline import Request, compile_models
     from edgescale.report.compile import check_reports, compile_payload, print_compile, write_reports
 
     check_reports(reports)
-    profiles = tuple(load_target(name) for name in dict.fromkeys(targets or ("host",)))
+    named = targets or (() if emit else ("host",))
+    profiles = tuple(load_target(name) for name in dict.fromkeys(named))
+    if emit:
+        profiles = emitted_targets([name.strip() for name in emit.split(",") if name.strip()], profiles)
     request = Request(
         models=models,
         targets=profiles,
@@ -157,6 +168,7 @@ def run_compile(
         memory=memory,
         out=out,
         command=shlex.join(command_line),
+        compare=emit is not None,
     )
     store = StageStore(enabled=not no_cache)
     with progress_bars(quiet=quiet or as_json) as progress:

@@ -10,6 +10,7 @@ from edgescale.bundle.pack import Entry
 from edgescale.core.errors import UsageError
 from edgescale.core.files import write_whole
 from edgescale.pipeline import CompileResult
+from edgescale.report.comparison import comparison_payload, comparison_table
 from edgescale.report.diagnosis import diagnosis_figure, override_lines
 from edgescale.report.figures import add_figure_columns, figure_cells, plain, quantity_payload, show_value
 from edgescale.report.layers import layer_table
@@ -31,6 +32,8 @@ def print_compile(result: CompileResult, console: Console) -> None:
         entries = [e for e in result.entries if e.target.name == target.name]
         if entries:
             _print_target(result.selections[target.name], entries, console)
+    if result.request.compare:
+        console.print(comparison_table(result.entries))
     _print_failures(result, console)
     if result.bundle is not None:
         console.print(
@@ -111,8 +114,11 @@ def _print_diagnoses(result: CompileResult, console: Console) -> None:
 
 
 def _print_failures(result: CompileResult, console: Console) -> None:
+    groups: dict[tuple[str, str], list[str]] = {}
     for failure in result.failures:
-        console.print(f"[red]{failure.variant} on {failure.target}:[/] {plain(failure.error)}")
+        groups.setdefault((failure.target, str(failure.error)), []).append(failure.variant)
+    for (target, error), variants in groups.items():
+        console.print(f"[red]{', '.join(variants)} on {target}:[/] {plain(error)}")
 
 
 def _short(path: Path) -> str:
@@ -161,6 +167,7 @@ def compile_payload(result: CompileResult) -> dict[str, Any]:
         "exit_code": result.exit_code,
         "targets": {name: _selection_payload(selection) for name, selection in result.selections.items()},
         "entries": [_entry_payload(entry) for entry in result.entries],
+        **({"comparison": comparison_payload(result.entries)} if result.request.compare else {}),
         "failures": [
             {"variant": f.variant, "target": f.target, "exit_code": f.error.exit_code, "message": str(f.error)}
             for f in result.failures

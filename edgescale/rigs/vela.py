@@ -1,13 +1,16 @@
 """The rig `vela`: what Vela estimates of a network on an Ethos-U. Nothing runs on an NPU here.
 
-Figures are modelled, by Vela. Outputs are those of the file that Vela was given, in LiteRT on this machine: Arm states
-that an NPU computes the same as the reference kernels.
+Figures are modelled, by Vela. Outputs are those of the file that Vela was given, in LiteRT's reference kernels, which
+an NPU is to equal.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from edgescale.core.dataset import Dataset
 from edgescale.core.errors import RigError, UsageError
@@ -17,6 +20,7 @@ from edgescale.core.quantity import Quantity
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact
 from edgescale.rigs.litert import INSTALL_HINT, LiteRtRig, Raw, runner
+from edgescale.rigs.ports import from_stored, single_input, to_stored
 
 BY = "by Vela"
 
@@ -35,8 +39,14 @@ class VelaRig:
         return runner(_given(artifact), reference_kernels=True)
 
     def executor(self, artifact: Artifact, target: Target) -> Executor:
-        """Samples in ONNX layout -> first output in ONNX layout, of the same file."""
-        return LiteRtRig().executor(_given(artifact), target)
+        """Samples in ONNX layout -> first output in ONNX layout, of the same file by the same kernels."""
+        given = _given(artifact)
+        port_in, port_out, run = single_input(given), given.meta["outputs"][0], self.raw_executor(artifact, target)
+
+        def execute(x: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+            return from_stored(port_out, run(to_stored(port_in, x)))
+
+        return execute
 
     def measure(self, artifact: Artifact, target: Target, samples: Dataset, **options: Any) -> Measurement:
         """Cycles, latency, memory and the shares on the NPU, all of them Vela's estimates. Options: `progress`."""
@@ -78,7 +88,7 @@ class VelaRig:
             "cpu_operators": str(found["cpu_operators"]),
             "flash_by_vela": str(found["flash_bytes"]),
             "dram_by_vela": str(found["dram_bytes"]),
-            "outputs": "the file given to Vela, in LiteRT on this machine",
+            "outputs": "the file given to Vela, in LiteRT's reference kernels on this machine",
         }
         layers = tuple(_layer(row) for row in given.meta["layers"])
         return Measurement(artifact.sha256, target.name, self.name, metrics, layers, unavailable, environment)

@@ -104,8 +104,8 @@ def test_names_and_layers_survive(harness, mlperf_tiny) -> None:
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     entry = next(m for m in model.metadata if m.name == b"edgescale")
     note = json.loads(bytes(model.buffers[entry.buffer].data))
-    assert len(note["layers"]) == len(model.subgraphs[0].operators)
-    assert {row["layer"] for row in note["layers"]} == {layer.name for layer in program.layers}
+    assert [note["layers"][number][0] for number in note["operators"]] == [layer.name for layer in program.layers]
+    assert len(note["operators"]) == len(model.subgraphs[0].operators)
     interpreter = __import__("ai_edge_litert.interpreter", fromlist=["Interpreter"]).Interpreter(model_content=data)
     signature = interpreter.get_signature_list()["serving_default"]
     assert signature["inputs"] == [program.inputs[0].name] and signature["outputs"] == [program.outputs[0].name]
