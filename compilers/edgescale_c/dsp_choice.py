@@ -135,7 +135,7 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     columns = -(-taps // 4) * 32
     gathered = 0 if source.shape[-1] % 4 == 0 else -(-taps // 4) * 4
     skipping = sparse.compare_blocks(weight_rows(layer))
-    if skipping.pays and _fits(sparse.block_words, layer):
+    if _skips(skipping, lambda rows: sparse.block_words(rows).size, layer):
         return Choice(sparse.BLOCKS, "blocks", scratch=columns + gathered)
     if narrow:
         nibbles.check_groups(weight_rows(layer))
@@ -144,13 +144,16 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     return Choice(name, "blocks", scratch=columns + gathered, reason=skipping.reason)
 
 
-def _fits(packing: Callable[[Table], object], layer: Conv2D | FullyConnected) -> bool:
-    """Whether a layer's weights have a form that a kernel takes."""
+def _skips(skipping: sparse.Comparison, words: Callable[[Table], int], layer: Conv2D | FullyConnected) -> bool:
+    """Whether a layer gets the kernel that skips zeros: fewer instructions, and no more bytes than four-bit weights
+    take where it has those."""
+    if not skipping.pays:
+        return False
     try:
-        packing(weight_rows(layer))
+        count = words(weight_rows(layer))
     except pack.OutOfDomainError:
         return False
-    return True
+    return layer.weight_bits != 4 or 4 * count <= layer.weights.size / 2
 
 
 def _suffix(narrow: bool, wide: bool) -> str:
@@ -170,7 +173,7 @@ def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
 def _product(program: Program, layer: Conv2D | FullyConnected, name: str, taps: int) -> Choice:
     """The kernel of rows of `taps` inputs."""
     skipping = sparse.compare_entries(weight_rows(layer))
-    if skipping.pays and _fits(sparse.entry_words, layer):
+    if _skips(skipping, lambda rows: sparse.entry_words(rows).words.size, layer):
         return Choice(sparse.ENTRIES, "dense")
     narrow = layer.weight_bits == 4
     if narrow:

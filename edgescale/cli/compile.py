@@ -47,9 +47,10 @@ _METRICS = ", ".join(BUDGET_METRICS)
     "--recipe",
     "-r",
     "recipes",
-    default="fp32,w8a8",
+    multiple=True,
+    default=("fp32,w8a8",),
     show_default=True,
-    help="Comma-separated recipes: fp32, w8a8, w4a8, w8a16, w4a16-g32, w4a8-qat, fp4-g64, ... or auto.",
+    help="Comma-separated, or one an option: fp32, w8a8, w4a8, w8a16, w4a16-g32, w4a8-qat, fp4-g64, ... or auto.",
 )
 @click.option("--bits", type=click.Choice(["auto"]), help="auto: also choose 4 or 8 bits layer by layer (recipe auto).")
 @click.option(
@@ -113,6 +114,7 @@ def command(models: tuple[Path, ...], **options: Any) -> int:
     code 0 when every target has a variant that meets the budget, 3 when one has none (the nearest
     is named and the bundle is written all the same).
     """
+    options["recipes"] = ",".join(options["recipes"])
     return run_compile(models, command_line=["edgescale", *sys.argv[1:]], **options)
 
 

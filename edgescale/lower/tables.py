@@ -37,9 +37,14 @@ def table_of(function: str, parameters: tuple[float, ...], source: Units, output
             return _saturated(steps, output[1])
     if function == "leakyrelu" and parameters[0] >= 0:
         return _saturated(_leaky_relu(centred, np.float32(parameters[0]), scale_in, scale_out), output[1])
-    # The function itself in float64 and its result in float32: what a correctly rounded float32 function gives.
     real = scale_in * centred.astype(np.float32)
-    made = apply_function(function, parameters, real.astype(np.float64)).astype(np.float32)
+    if function == "sigmoid":
+        # 1 / (1 + exp(-x)), each step rounded to float32.
+        with np.errstate(over="ignore"):
+            made = np.float32(1) / (np.float32(1) + np.exp(-real.astype(np.float64)).astype(np.float32))
+    else:
+        # The function itself in float64 and its result in float32: what a correctly rounded function gives.
+        made = apply_function(function, parameters, real.astype(np.float64)).astype(np.float32)
     quotient = (made * (np.float32(1) / scale_out)).astype(np.float64)
     return _saturated(np.sign(quotient) * np.floor(np.abs(quotient) + 0.5), output[1])
 

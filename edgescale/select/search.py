@@ -1,8 +1,9 @@
 """A search that measures few variants: a law fitted to what was measured predicts the rest, with intervals.
 
 In turns: a first spread of the candidates is measured; the law is fitted and refitted by bootstrap; then, of the
-candidates that may still be on the Pareto front of error and cost, those are measured next that are likeliest to be,
-until none is left that may be or the share allowed is used. `edgescale.laws` does the fitting.
+candidates that may still be on the Pareto front of error and cost, that one is measured next which the refits expect
+to gain most hypervolume (with several costs: which is likeliest to be on the front), until none is left that may be or
+the share allowed is used. `edgescale.laws` does the fitting.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ Real = npt.NDArray[np.float64]
 LEVEL = 0.9
 REFITS = 200
 STARTS = 200
-BATCH = 0.1
-"""Share of the allowed measurements made in a turn."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def guided_search(
     if price.shape[0] != count:
         price = price.T
     allowed = int(share * count)
-    first = max(len(form.parameters) + 2, allowed // 2)
+    first = max(len(form.parameters) + 1, allowed // 2 - 1)
     if first > allowed:
         raise UsageError(
             f"{allowed} of {count} candidates may be measured, and the law {form.name} needs {first} to begin with: "
@@ -79,11 +78,26 @@ def guided_search(
         open_ = may_be_pareto(_with(low, price), _with(high, price)) & np.isnan(known)
         if left <= 0 or not open_.any():
             break
-        chance = pareto_probability(np.stack([_with(draw, price) for draw in draws]))
-        chance[~open_] = -1.0
-        batch = np.argsort(-chance, kind="stable")[: max(1, min(left, round(BATCH * allowed), int(open_.sum())))]
-        errors |= {int(i): measure(int(i)) for i in batch}
+        promise = _promise(draws, known, price)
+        promise[~open_] = -1.0
+        best = int(np.argmax(promise))
+        errors[best] = measure(best)
     return Found(tuple(errors), errors, value, low, high, tuple(_front(errors, price)))
+
+
+def _promise(draws: Real, known: Real, price: Real) -> Real:
+    """[candidates]: hypervolume that measuring each is expected to add, over the draws [refits, candidates]."""
+    if price.shape[1] != 1:
+        return pareto_probability(np.stack([_with(draw, price) for draw in draws]))
+    there = ~np.isnan(known)
+    corner = (1.05 * float(max(known[there].max(), draws.max())), float(price.max() + 0.05 * np.ptp(price) + 1e-9))
+    front = np.column_stack([known[there], price[there, 0]])
+    base = hypervolume(front, corner)
+    gains = np.zeros(len(known))
+    for index in np.flatnonzero(~there):
+        for error in np.quantile(draws[:, index], (0.1, 0.3, 0.5, 0.7, 0.9)):
+            gains[index] += hypervolume(np.vstack([front, [error, price[index, 0]]]), corner) - base
+    return gains
 
 
 def hypervolume(points: npt.ArrayLike, worst: npt.ArrayLike) -> float:

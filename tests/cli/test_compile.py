@@ -138,6 +138,14 @@ def test_a_report_file_holds_what_the_terminal_shows(edgescale: Callable, projec
     assert not (tmp_path / "unused").exists(), "refused before any work"
 
 
+def test_recipes_may_be_given_one_an_option(edgescale: Callable, project: object, tmp_path: Path) -> None:
+    recipes = ("--recipe", "fp32", "--recipe", "w8a8,w8a8-mse")
+    answer = _compile(edgescale, project, tmp_path / "b", *recipes, "--json")
+    assert answer.code == 0
+    names = [e["variant"] for e in json.loads(answer.out)["entries"]]
+    assert names == ["model-fp32", "model-w8a8", "model-w8a8-mse"]
+
+
 def test_an_already_quantized_model_is_taken_as_it_is(edgescale: Callable, project: object, tmp_path: Path) -> None:
     first = tmp_path / "first"
     assert _compile(edgescale, project, first).code == 0

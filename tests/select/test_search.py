@@ -54,7 +54,7 @@ def test_the_front_is_found_with_two_fifths_of_the_measurements(seed):
 
 def test_too_few_measurements_are_refused_before_any_is_made():
     columns, _, cost = family(0)
-    with pytest.raises(UsageError, match="needs 12 to begin with"):
+    with pytest.raises(UsageError, match="needs 11 to begin with"):
         guided_search(FAMILY, columns, cost, lambda i: pytest.fail("measured"), 0.1)
 
 
