@@ -11,7 +11,8 @@ how many of the trained network's own predictions the written file gives, second
 
 vit: learned scales (LSQ) against statistic scales, annealing and query-key reparameterization (OFQ), added one by
 one, at equal epochs, data, rates and distillation: changes of a weight's integer per weight and epoch ("flips"), those
-that undo the change before ("oscillations"), in the last epoch and over the epochs in which annealing acts.
+that undo the change before ("oscillations"), in the last epoch and over the epochs in which annealing acts. With
+--seeds N each case is trained N times (data and order drawn anew) and differences are paired by seed.
 
 data: writes train.npz and calibration.npz, cut from the train split, and test.npz, the whole test split, for
 `edgescale compile MODEL --recipe w4a8-qat --train train.npz --calib calibration.npz --eval test.npz`.
@@ -153,23 +154,35 @@ def vit(options: argparse.Namespace, data: Data, folder: Path) -> None:
     ptq = data.accuracy(predicted(rounded, data.test, folder))
     print(f"float {floating:.2f}, {recipe} without training {ptq:.2f}", flush=True)
     last = max(1, replace(base, annealing=calm).annealed)
-    lines = []
-    for name in options.cases.split(","):
-        label, settings = cases[name]
-        print(label, flush=True)
-        steps = ("qkr",) if name == "ofq" else ()
-        made = run(options.model, data, replace(recipe, steps=steps), settings, folder, watch=True)
-        tail = made.epochs[-last:]
-        means = [float(np.mean([epoch[key] for epoch in tail])) for key in ("flips", "oscillations")]
-        ends = [made.epochs[-1][key] for key in ("flips", "oscillations")]
-        same = float(np.mean(made.file == made.network))
-        lines.append(
-            f"{label:22}{data.accuracy(made.file):8.2f}{ends[0]:11.4f}{ends[1]:11.4f}{means[0]:11.4f}{means[1]:11.4f}"
-            f"{same:10.4f}{made.seconds:7.0f}"
+    head = f"{'':30}{'last epoch':>22}{f'last {last} epochs':>22}\n" + (
+        f"{'':22}{'top-1':>8}{'flips':>11}{'oscill.':>11}{'flips':>11}{'oscill.':>11}{'file=net':>10}{'s':>7}"
+    )
+    found: dict[str, list[list[float]]] = {name: [] for name in options.cases.split(",")}
+    for seed in range(options.seed, options.seed + options.seeds):
+        sample = data if seed == options.seed else load(options.data, options.images, seed)
+        for name in found:
+            label, settings = cases[name]
+            print(f"{label}, seed {seed}", flush=True)
+            steps = ("qkr",) if name == "ofq" else ()
+            chosen = replace(settings, seed=seed)
+            made = run(options.model, sample, replace(recipe, steps=steps), chosen, folder, watch=True)
+            tail = made.epochs[-last:]
+            means = [float(np.mean([epoch[key] for epoch in tail])) for key in ("flips", "oscillations")]
+            ends = [made.epochs[-1][key] for key in ("flips", "oscillations")]
+            same = float(np.mean(made.file == made.network))
+            found[name].append([sample.accuracy(made.file), *ends, *means, same, made.seconds])
+    print(head)
+    for name, rows in found.items():
+        top, *rest, same, seconds = np.mean(rows, axis=0)
+        print(f"{cases[name][0]:22}{top:8.2f}" + "".join(f"{v:11.4f}" for v in rest) + f"{same:10.4f}{seconds:7.0f}")
+    first, *others = found
+    for name in others if options.seeds > 1 else ():
+        gain = np.subtract([row[0] for row in found[name]], [row[0] for row in found[first]])
+        error = float(np.std(gain, ddof=1)) / len(gain) ** 0.5
+        print(
+            f"{cases[name][0]} over {cases[first][0]}: {gain.mean():+.3f} points, standard error {error:.3f}, "
+            f"{len(gain)} seeds: {' '.join(f'{g:+.2f}' for g in gain)}"
         )
-    print(f"{'':30}{'last epoch':>22}{f'last {last} epochs':>22}")
-    print(f"{'':22}{'top-1':>8}{'flips':>11}{'oscill.':>11}{'flips':>11}{'oscill.':>11}{'file=net':>10}{'s':>7}")
-    print("\n".join(lines))
 
 
 def write(options: argparse.Namespace, data: Data, folder: Path) -> None:
@@ -211,6 +224,7 @@ def main() -> None:
     parser.add_argument("--labels", type=float)
     parser.add_argument("--start", choices=["reconstructed", "float"], help="what the weights begin as")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="vit: means over so many seeds, from --seed on")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "fashion", help="data: folder to write to")
     parser.add_argument("--verbose", action="store_true", help="conv: print each epoch (costs time for counting)")
     options = parser.parse_args()
