@@ -4,7 +4,7 @@
     tools/train_vit.py --out build/vit/vit.onnx
 
 16 patches of 7x7, 32 channels, 3 blocks of 2 heads, 28,138 parameters. Needs the extra `train` and the Debian
-package `dataset-fashion-mnist`. One thread; the same arguments give the same weights on one machine.
+package `dataset-fashion-mnist`. One thread on the CPU; the same arguments give the same weights on one machine.
 """
 
 from __future__ import annotations
@@ -71,18 +71,19 @@ class Vit(nn.Module):
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
-def trained(data: Path, epochs: int, count: int, seed: int, batch: int = 128) -> Vit:
+def trained(data: Path, epochs: int, count: int, seed: int, device: str = "cpu", batch: int = 128) -> Vit:
     """AdamW on the first `count` training images, one warm-up epoch and a cosine."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    net = Vit()
+    net = Vit().to(device)
     images, labels = load_split(data, "train")
     x, y = torch.from_numpy(to_input(images[:count])), torch.from_numpy(labels[:count].astype("int64"))
+    x, y = x.to(device), y.to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
     steps = len(x) // batch
     began = time.perf_counter()
     for epoch in range(epochs):
-        order, total = torch.randperm(len(x)), 0.0
+        order, total = torch.randperm(len(x)).to(device), 0.0
         for step in range(steps):
             at = (epoch * steps + step) / (epochs * steps)
             rate = 2e-3 * min(1.0, at * epochs) * 0.5 * (1 + math.cos(math.pi * at))
@@ -95,7 +96,7 @@ def trained(data: Path, epochs: int, count: int, seed: int, batch: int = 128) ->
             optimizer.step()
             total += float(loss.detach())
         print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {time.perf_counter() - began:.0f} s", flush=True)
-    return net.eval()
+    return net.cpu().eval()
 
 
 def write(net: Vit, path: Path) -> None:
@@ -113,9 +114,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="where torch trains: cpu or cuda")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "vit" / "vit.onnx")
     options = parser.parse_args()
-    write(trained(options.data, options.epochs, options.images, options.seed), options.out)
+    write(trained(options.data, options.epochs, options.images, options.seed, options.device), options.out)
     print(f"written: {options.out}")
 
 
