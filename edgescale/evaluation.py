@@ -60,6 +60,12 @@ class Evaluation:
             environment={**measurement.environment, "metric": quality.metric},
         )
 
+    def counted(self, loaded: LoadedModel) -> int | None:
+        """How many samples the metric is a share of; None where it is no share."""
+        samples = self.data.for_model(loaded)
+        automatic = self.metric == AUTOMATIC_METRIC and samples.load().y is not None
+        return len(samples.load()) if automatic or self.metric in ("top1", "top5") else None
+
     def answers(self, stages: Stages, loaded: LoadedModel, artifact: Artifact, target: Target) -> Answers | None:
         """A classifier's answer on each sample, where the metric is top-1; None elsewhere."""
         samples = self.data.for_model(loaded)

@@ -23,6 +23,7 @@ from edgescale.core.variant import Recipe, Variant
 from edgescale.evaluation import Evaluation, evaluation_of, without_cost
 from edgescale.finetune import Settings, need_torch
 from edgescale.frontend.metrics import load_metric
+from edgescale.guided import Exploration, Figure, explore
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource
 from edgescale.stages import Stages, Training
@@ -35,6 +36,7 @@ class Request:
     `epochs` is how long recipes that train do so (None: as `finetune.Settings` says). `samples` is the number of
     inputs a device's cost is measured on; `memory` what back ends that plan memory are to be good at; `command`
     reproduces the run. `compare`: outputs are also compared with the reference where nothing depends on it.
+    `measure`: at most this share of the variants is made and measured, a law predicts the rest (`edgescale.guided`).
     """
 
     models: tuple[Path, ...]
@@ -51,6 +53,7 @@ class Request:
     out: Path = Path("edgescale-out/bundle")
     command: str = ""
     compare: bool = False
+    measure: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Failure:
 class CompileResult:
     """What a compile made: the measured entries, what failed, the choice for each target that has entries.
 
-    `bundle` is the directory written, None where nothing could be packed.
+    `bundle` is the directory written, None where nothing could be packed. `exploration`: what was predicted instead of
+    measured, None where all was measured.
     """
 
     request: Request
@@ -74,6 +78,7 @@ class CompileResult:
     failures: tuple[Failure, ...]
     selections: Mapping[str, Selection]
     bundle: Path | None
+    exploration: Exploration | None = None
 
     @property
     def exit_code(self) -> int:
@@ -107,20 +112,29 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
         raise UsageError(
             "--train: every model given arrived quantized, and such are taken as they are; give float ones"
         )
-    for loaded in models:
-        for recipe in [loaded.variant.recipe] if loaded.quantized else request.recipes:
-            variant = stages.compress(loaded, recipe, calibration, training)
-            for target in request.targets:
-                for backend in target.backends:
-                    try:
-                        entries.append(_measured(stages, request, loaded, variant, target, backend, evaluation))
-                    except UsageError:
-                        raise
-                    except InfeasibleError as error:
-                        better = with_advice(error, stages, loaded, variant, target, backend, request.memory)
-                        failures.append(Failure(variant.name, target.name, better))
-                    except EdgescaleError as error:
-                        failures.append(Failure(variant.name, target.name, error))
+
+    def make(loaded: LoadedModel, recipe: Recipe) -> Figure | None:
+        made, lost = _entries(stages, request, loaded, recipe, calibration, training, evaluation)
+        entries.extend(made)
+        failures.extend(lost)
+        return next(filter(None, map(_quality, made)), None)
+
+    candidates = [
+        (loaded, recipe)
+        for loaded in models
+        for recipe in ([loaded.variant.recipe] if loaded.quantized else request.recipes)
+    ]
+    exploration = None
+    if request.measure < 1:
+        for loaded, recipe in [each for each in candidates if each[0].quantized]:
+            make(loaded, recipe)
+        floats = [each for each in candidates if not each[0].quantized]
+        exploration = explore(floats, make, request.measure, evaluation.counted(models[0]))
+        asked = {f"{loaded.variant.model}-{recipe}": place for place, (loaded, recipe) in enumerate(candidates)}
+        entries.sort(key=lambda entry: asked.get(entry.variant.name, len(asked)))
+    else:
+        for loaded, recipe in candidates:
+            make(loaded, recipe)
 
     selections = {
         target.name: select(found, request.budgets.of(target.name))
@@ -133,7 +147,42 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
         if marked
         else None
     )
-    return CompileResult(request, tuple(marked), tuple(failures), selections, bundle)
+    return CompileResult(request, tuple(marked), tuple(failures), selections, bundle, exploration)
+
+
+def _entries(
+    stages: Stages,
+    request: Request,
+    loaded: LoadedModel,
+    recipe: Recipe,
+    calibration: DataSource | None,
+    training: Training | None,
+    evaluation: Evaluation,
+) -> tuple[list[Entry], list[Failure]]:
+    """One model under one recipe, for every target and back end of the request."""
+    entries: list[Entry] = []
+    failures: list[Failure] = []
+    variant = stages.compress(loaded, recipe, calibration, training)
+    for target in request.targets:
+        for backend in target.backends:
+            try:
+                entries.append(_measured(stages, request, loaded, variant, target, backend, evaluation))
+            except UsageError:
+                raise
+            except InfeasibleError as error:
+                better = with_advice(error, stages, loaded, variant, target, backend, request.memory)
+                failures.append(Failure(variant.name, target.name, better))
+            except EdgescaleError as error:
+                failures.append(Failure(variant.name, target.name, error))
+    return entries, failures
+
+
+def _quality(entry: Entry) -> Figure | None:
+    """What the law of a family learns from: accuracy, or error."""
+    for name in ("accuracy", "error"):
+        if (figure := entry.measurement.metrics.get(name)) is not None:
+            return name, figure.value
+    return None
 
 
 def _measured(
@@ -245,6 +294,8 @@ def _check(request: Request) -> None:
             f"--memory {request.memory} shapes generated C; the targets asked for run with ONNX Runtime, which plans "
             "memory itself"
         )
+    if request.measure < 1 and not (request.evaluation or request.calibration):
+        raise UsageError("--measure predicts quality, which needs data to measure it on: give --eval (or --calib)")
     names = [target.name for target in request.targets]
     if len(set(names)) != len(names):
         raise UsageError("two target profiles share a name; change `name` in one of them")

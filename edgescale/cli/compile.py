@@ -81,6 +81,14 @@ _METRICS = ", ".join(BUDGET_METRICS)
     help="Inputs on which a device's cost is measured.",
 )
 @click.option(
+    "--measure",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Make and measure at most this share of the variants, those that may be best; a law fitted to them predicts "
+    "the others.",
+)
+@click.option(
     "--out",
     "-o",
     type=click.Path(path_type=Path),
@@ -129,6 +137,7 @@ def run_compile(
     memory: Any,
     metric: str | None,
     samples: int,
+    measure: float = 1.0,
     out: Path,
     reports: tuple[Path, ...],
     calib: str | None,
@@ -171,6 +180,7 @@ def run_compile(
         out=out,
         command=shlex.join(command_line),
         compare=emit is not None,
+        measure=measure,
     )
     store = StageStore(enabled=not no_cache)
     with progress_bars(quiet=quiet or as_json) as progress:

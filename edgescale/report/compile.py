@@ -14,6 +14,7 @@ from edgescale.report.comparison import comparison_payload, comparison_table
 from edgescale.report.diagnosis import diagnosis_figure, override_lines
 from edgescale.report.figures import add_figure_columns, figure_cells, plain, quantity_payload, show_value
 from edgescale.report.layers import layer_table
+from edgescale.report.predicted import exploration_payload, headline, predicted_table
 from edgescale.select import Selection
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def print_compile(result: CompileResult, console: Console) -> None:
             _print_target(result.selections[target.name], entries, console)
     if result.request.compare:
         console.print(comparison_table(result.entries))
+    if result.exploration is not None:
+        if result.exploration.predictions:
+            console.print(predicted_table(result.exploration))
+        console.print(plain(headline(result.exploration)))
     _print_failures(result, console)
     if result.bundle is not None:
         console.print(
@@ -168,6 +173,7 @@ def compile_payload(result: CompileResult) -> dict[str, Any]:
         "targets": {name: _selection_payload(selection) for name, selection in result.selections.items()},
         "entries": [_entry_payload(entry) for entry in result.entries],
         **({"comparison": comparison_payload(result.entries)} if result.request.compare else {}),
+        **({"exploration": exploration_payload(result.exploration)} if result.exploration else {}),
         "failures": [
             {"variant": f.variant, "target": f.target, "exit_code": f.error.exit_code, "message": str(f.error)}
             for f in result.failures

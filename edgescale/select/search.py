@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 
 from edgescale.core.errors import UsageError
 from edgescale.laws.design import first_design, may_be_pareto, pareto_probability
@@ -32,8 +33,10 @@ STARTS = 200
 class Found:
     """What a search knows at its end.
 
-    measured: indices in the order of measuring; errors: of those. predicted, low, high [candidates]: the law's error
-    with its interval, the measured value where there is one. front: measured candidates that none measured beats.
+    measured: indices in the order of measuring; errors: of those that could be. predicted, low, high [candidates]: the
+    law's error with its interval, the measured value where there is one. front: measured candidates that none measured
+    beats. open: candidates not measured that may be on the front. trouble: why the law could not be fitted (then
+    nothing is predicted), else "".
     """
 
     measured: tuple[int, ...]
@@ -42,6 +45,8 @@ class Found:
     low: Real
     high: Real
     front: tuple[int, ...]
+    open: tuple[int, ...]
+    trouble: str = ""
 
 
 def guided_search(
@@ -51,38 +56,61 @@ def guided_search(
     measure: Callable[[int], float],
     share: float,
     seed: int = 0,
+    fixed: Mapping[str, float] | None = None,
+    fallback: Mapping[str, float] | None = None,
+    samples: int | None = None,
 ) -> Found:
     """Look for the Pareto front of error and `costs` [candidates, objectives] with a share of the measurements.
 
     candidates: the form's inputs, a value a candidate; costs are known without measuring (bytes, MACs) and lower is
-    better; measure(i) gives candidate i's error. Raises UsageError where the share is too small for the law.
+    better; measure(i) gives candidate i's error, NaN where it cannot be made. fixed: parameters of the law to hold;
+    fallback: others to hold while the measurements cannot tell them apart. samples: errors are shares of so many
+    samples, and no interval is narrower than their sampling error.
+    Raises UsageError where the share is too small for the law; what was measured is never lost to a law that does not
+    fit it (see `Found.trouble`).
     """
     columns = form.columns(candidates)
     price = np.atleast_2d(np.asarray(costs, dtype=np.float64))
     count = len(next(iter(columns.values())))
     if price.shape[0] != count:
         price = price.T
-    allowed = int(share * count)
-    first = max(len(form.parameters) + 1, allowed // 2 - 1)
+    allowed, least = int(share * count + 1e-9), len(form.parameters) - len(fixed or {}) + 1
+    first = max(least, allowed // 2 - 1)
     if first > allowed:
         raise UsageError(
             f"{allowed} of {count} candidates may be measured, and the law {form.name} needs {first} to begin with: "
             "allow more, or offer more candidates"
         )
-    errors = {int(i): measure(int(i)) for i in first_design(columns, first)}
+    spread = [int(i) for i in first_design(columns, allowed)]
+    tried = {i: measure(i) for i in spread[:first]}
     while True:
-        refits = _refits(form, columns, errors, seed)
+        errors = {i: error for i, error in tried.items() if not np.isnan(error)}
         known = np.array([errors.get(i, np.nan) for i in range(count)])
-        draws, low, high, value = _predictions(form, columns, refits, known)
-        left = allowed - len(errors)
-        open_ = may_be_pareto(_with(low, price), _with(high, price)) & np.isnan(known)
-        if left <= 0 or not open_.any():
+        waiting = np.array([i not in tried for i in range(count)])
+        try:
+            refits = _refits(form, columns, errors, seed, fixed or {}, fallback or {})
+        except FitError as error:
+            if len(tried) < allowed:
+                further = next(i for i in spread if i not in tried)
+                tried[further] = measure(further)
+                continue
+            nothing, front = np.full(count, np.nan), tuple(_front(errors, price)) if errors else ()
+            rest = tuple(int(i) for i in np.flatnonzero(waiting))
+            return Found(tuple(tried), errors, known, nothing, nothing, front, rest, str(error))
+        draws, low, high, value = _predictions(form, columns, refits, known, samples)
+        # What cannot be made is on no front and beats nothing.
+        there = waiting | ~np.isnan(known)
+        open_ = np.zeros(count, dtype=bool)
+        open_[there] = may_be_pareto(_with(low, price)[there], _with(high, price)[there])
+        open_ &= waiting
+        if len(tried) >= allowed or not open_.any():
             break
         promise = _promise(draws, known, price)
         promise[~open_] = -1.0
         best = int(np.argmax(promise))
-        errors[best] = measure(best)
-    return Found(tuple(errors), errors, value, low, high, tuple(_front(errors, price)))
+        tried[best] = measure(best)
+    rest = tuple(int(i) for i in np.flatnonzero(open_))
+    return Found(tuple(tried), errors, value, low, high, tuple(_front(errors, price)), rest)
 
 
 def _promise(draws: Real, known: Real, price: Real) -> Real:
@@ -112,23 +140,38 @@ def hypervolume(points: npt.ArrayLike, worst: npt.ArrayLike) -> float:
     return area
 
 
-def _refits(form: Form, columns: Mapping[str, Real], errors: Mapping[int, float], seed: int) -> Bootstrap:
+def _refits(
+    form: Form,
+    columns: Mapping[str, Real],
+    errors: Mapping[int, float],
+    seed: int,
+    fixed: Mapping[str, float],
+    fallback: Mapping[str, float],
+) -> Bootstrap:
     rows = list(errors)
+    if not rows:
+        raise FitError("none of the candidates tried could be made")
+    chosen, found = {name: column[rows] for name, column in columns.items()}, [errors[i] for i in rows]
     try:
-        made = fit(form, {n: c[rows] for n, c in columns.items()}, [errors[i] for i in rows], starts=STARTS, seed=seed)
-    except FitError as error:
-        raise UsageError(f"the law {form.name} does not fit what was measured: {error}") from error
+        made = fit(form, chosen, found, starts=STARTS, seed=seed, fixed=fixed)
+    except FitError:
+        if not fallback:
+            raise
+        made = fit(form, chosen, found, starts=STARTS, seed=seed, fixed={**fallback, **fixed})
     return bootstrap(made, REFITS, seed=seed)
 
 
 def _predictions(
-    form: Form, columns: Mapping[str, Real], refits: Bootstrap, known: Real
+    form: Form, columns: Mapping[str, Real], refits: Bootstrap, known: Real, samples: int | None
 ) -> tuple[Real, Real, Real, Real]:
     """(draws [refits, candidates], low, high, value): of a new measurement, exact where one was made."""
     draws = form.values(refits.inner, columns)
     band = refits.band(columns, LEVEL, of="observation")
     there = ~np.isnan(known)
-    low, high, value = (np.where(there, known, side) for side in (band.low, band.high, band.value))
+    share = np.clip(band.value, 0.0, 1.0)
+    chance = 0.0 if samples is None else norm.ppf(0.5 + LEVEL / 2) * np.sqrt(share * (1 - share) / samples)
+    low, high = np.minimum(band.low, band.value - chance), np.maximum(band.high, band.value + chance)
+    low, high, value = (np.where(there, known, side) for side in (low, high, band.value))
     return np.where(there, known, draws), low, high, value
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgescale.core.errors import UsageError
-from edgescale.laws.forms.family import FAMILY
+from edgescale.laws.errors import FitError
+from edgescale.laws.forms.family import FAMILY, family_form, family_holds
 from edgescale.select.search import guided_search, hypervolume
 
 TRUE = {
@@ -63,3 +64,40 @@ def test_hypervolume_against_a_count_of_small_squares():
     grid = np.stack(np.meshgrid(np.arange(6) + 0.5, np.arange(6) + 0.5), axis=-1).reshape(-1, 2)
     counted = sum(any((p <= cell).all() for p in points) for cell in grid)
     assert hypervolume(points, (6, 6)) == counted
+
+
+def test_what_cannot_be_made_is_left_out_and_the_search_goes_on():
+    columns, errors, cost = family(1)
+    broken = set(range(0, 60, 7))
+    found = guided_search(FAMILY, columns, cost, lambda i: np.nan if i in broken else float(errors[i]), 0.4)
+    tried_broken = broken & set(found.measured)
+    assert tried_broken and not tried_broken & (set(found.errors) | set(found.front) | set(found.open))
+    assert len(found.measured) <= 24 and np.isfinite(found.predicted).all()
+
+
+def test_a_law_that_does_not_fit_loses_no_measurement():
+    columns, errors, cost = family(2)
+    made = {0, 19, 56}  # too few for ten parameters, whatever is tried
+    found = guided_search(FAMILY, columns, cost, lambda i: float(errors[i]) if i in made else np.nan, 0.4)
+    assert "parameters" in found.trouble and len(found.measured) == 24
+    assert set(found.errors) == made & set(found.measured) and set(found.front) <= set(found.errors)
+    assert set(found.open) == set(range(60)) - set(found.measured)
+
+
+def test_what_few_values_of_an_input_cannot_show_is_held():
+    columns, _, _ = family(0)
+    assert family_holds(columns)[0] == {}
+    held, usual = family_holds({"N": [1e3, 1e4], "P_w": [4, 8], "kept": [1.0, 0.5]})
+    assert set(held) == {"E", "gamma_w", "delta", "kappa"} and set(usual) == {"gamma_w", "delta", "kappa"}
+    # Uniform rounding: the error's power falls by 6.02 dB a bit.
+    assert np.exp(-1 / usual["gamma_w"]) == pytest.approx(0.25)
+
+
+def test_the_law_in_fewer_inputs_is_the_whole_law_with_the_others_terms_gone():
+    columns, _, _ = family(0)
+    whole = FAMILY.with_values({**TRUE, "F": 0.0, "kappa": 0.0}).predict(columns)
+    fewer = family_form(["N", "P_w"])
+    part = fewer.with_values({name: TRUE[name] for name in fewer.names}).predict({n: columns[n] for n in ("N", "P_w")})
+    np.testing.assert_allclose(part, whole, rtol=1e-12)
+    with pytest.raises(FitError, match="inputs N, P_w, kept"):
+        family_form([])
