@@ -24,6 +24,8 @@ class Choice:
     """Of the scratch, the bytes at its end into which the weights are copied before the layer runs."""
     reason: str = ""
     """Why a family's own kernel does not serve."""
+    exploits: str = ""
+    """What comes of zero weights, in words; empty where they are few."""
     family: Literal["dsp", "mve"] = "dsp"
     """Of the kernel that `name` names."""
 

@@ -134,26 +134,33 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
         raise pack.OutOfDomainError("single rounding")
     columns = -(-taps // 4) * 32
     gathered = 0 if source.shape[-1] % 4 == 0 else -(-taps // 4) * 4
-    skipping = sparse.compare_blocks(weight_rows(layer))
-    if _skips(skipping, lambda rows: sparse.block_words(rows).size, layer):
-        return Choice(sparse.BLOCKS, "blocks", scratch=columns + gathered)
+    skipping = sparse.compare_convolution(weight_rows(layer), out.size // out.shape[-1])
+    most = max(_LEAST_SCRATCH, source.nbytes + out.nbytes)
+    skipping = _obstructed(skipping, layer, lambda found: found.columns * columns + gathered, most)
+    if (found := skipping.best) is not None:
+        scratch = found.columns * columns + gathered
+        return Choice(found.kernel, "blocks", scratch=scratch, exploits=skipping.told())
     if narrow:
         nibbles.check_groups(weight_rows(layer))
     wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
     name = "conv2d_s8_dsp_2x4_w4" if narrow else WIDE if wide else "conv2d_s8_dsp_4x2"
-    return Choice(name, "blocks", scratch=columns + gathered, reason=skipping.reason)
+    return Choice(name, "blocks", scratch=columns + gathered, exploits=skipping.told())
 
 
-def _skips(skipping: sparse.Comparison, words: Callable[[Table], int], layer: Conv2D | FullyConnected) -> bool:
-    """Whether a layer gets the kernel that skips zeros: fewer instructions, and no more bytes than four-bit weights
-    take where it has those."""
-    if not skipping.pays:
-        return False
-    try:
-        count = words(weight_rows(layer))
-    except pack.OutOfDomainError:
-        return False
-    return layer.weight_bits != 4 or 4 * count <= layer.weights.size / 2
+def _obstructed(
+    skipping: sparse.Comparison, layer: Conv2D | FullyConnected, scratch: Callable[[sparse.Candidate], int], most: int
+) -> sparse.Comparison:
+    """The comparison with what is in the way of each kernel: scratch beyond `most` bytes; more bytes than the weights
+    take at four bits, where they have those."""
+
+    def obstacle(found: sparse.Candidate) -> str:
+        if (needed := scratch(found)) > most:
+            return f"needs {needed:,} B of scratch, {most:,} B are granted"
+        if layer.weight_bits == 4 and found.nbytes > layer.weights.size / 2:
+            return f"the weights would take {found.nbytes:,} B, at 4 bits they take {layer.weights.size // 2:,} B"
+        return ""
+
+    return replace(skipping, candidates=tuple(replace(c, obstacle=obstacle(c)) for c in skipping.candidates))
 
 
 def _suffix(narrow: bool, wide: bool) -> str:
@@ -172,14 +179,15 @@ def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
 
 def _product(program: Program, layer: Conv2D | FullyConnected, name: str, taps: int) -> Choice:
     """The kernel of rows of `taps` inputs."""
-    skipping = sparse.compare_entries(weight_rows(layer))
-    if _skips(skipping, lambda rows: sparse.entry_words(rows).words.size, layer):
-        return Choice(sparse.ENTRIES, "dense")
+    skipping = sparse.compare_product(weight_rows(layer), program.tensors[layer.inputs[0]].size // taps)
+    skipping = _obstructed(skipping, layer, lambda _: 0, 0)
+    if (found := skipping.best) is not None:
+        return Choice(found.kernel, "dense", exploits=skipping.told())
     narrow = layer.weight_bits == 4
     if narrow:
         nibbles.check_groups(weight_rows(layer))
     wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
-    return Choice(f"{name}{_suffix(narrow, wide)}", "dense", scratch=_row_scratch(taps), reason=skipping.reason)
+    return Choice(f"{name}{_suffix(narrow, wide)}", "dense", scratch=_row_scratch(taps), exploits=skipping.told())
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,13 @@ cover; every layer outside falls back to the scalar kernel, and the choice's `re
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from edgescale.lower.program import Layer, Program
 from edgescale.lower.program_recurrent import Recurrent
-from edgescale_c import dsp_choice, dsp_int16, mve_choice, recurrent_scratch
+from edgescale_c import dsp_choice, dsp_int16, mve_choice, recurrent_scratch, sparse
 from edgescale_c.choice import SCALAR, Choice
 
 _FAMILIES = {"dsp": dsp_choice.choose, "mve": mve_choice.choose}
@@ -16,7 +20,21 @@ _FAMILIES = {"dsp": dsp_choice.choose, "mve": mve_choice.choose}
 
 def choose(program: Program, family: str) -> tuple[Choice, ...]:
     """One choice a layer, for the kernels of `family`."""
-    return tuple(_choice(program, layer, family) for layer in program.layers)
+    return tuple(_told(layer, _choice(program, layer, family), family) for layer in program.layers)
+
+
+def density(layer: Layer) -> float | None:
+    """Share of a layer's weights that are not zero; None for layers without weights."""
+    weights = getattr(layer, "weights", None)
+    return None if weights is None or not weights.size else float(np.count_nonzero(weights)) / weights.size
+
+
+def _told(layer: Layer, choice: Choice, family: str) -> Choice:
+    """The choice, which says what comes of a layer's zeros also where its kernel takes no notice."""
+    share = density(layer)
+    if choice.exploits or share is None or share > 1 - sparse.MENTIONED:
+        return choice
+    return replace(choice, exploits=f"nothing: no kernel of the {family} family skips zeros of {layer.op}")
 
 
 def _choice(program: Program, layer: Layer, family: str) -> Choice:
