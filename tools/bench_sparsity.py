@@ -25,6 +25,7 @@ import numpy as np
 
 from edgescale.cache import StageStore
 from edgescale.core.dataset import Dataset
+from edgescale.core.memory import Memory
 from edgescale.core.model import Model
 from edgescale.core.recipe import parse_recipe
 from edgescale.core.sparsity import parse_sparsity
@@ -107,7 +108,14 @@ def macs(model: Model) -> int:
     return sum(layer_macs(find_structure(model.ir.graph), ()).values())
 
 
-def measure(model: Model, target: str, calibration: Path, evaluation: Path | None, recipe: str = "w8a8") -> Cost:
+def measure(
+    model: Model,
+    target: str,
+    calibration: Path,
+    evaluation: Path | None,
+    recipe: str = "w8a8",
+    memory: Memory = "balanced",
+) -> Cost:
     """Compile under `recipe` for the device, verify against the reference, and count."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{model.name}.onnx"
@@ -120,6 +128,7 @@ def measure(model: Model, target: str, calibration: Path, evaluation: Path | Non
             evaluation=None if evaluation is None else str(evaluation),
             samples=1,
             out=Path(folder) / "bundle",
+            memory=memory,
         )
         result = compile_models(request, StageStore())
     if result.failures:
@@ -330,16 +339,18 @@ def flash(arguments: argparse.Namespace) -> None:
         calibration = Path(folder) / "x.npz"
         np.savez(calibration, x=x)
         base = measure(model, arguments.target, calibration, None)
-        print("| net | sparsity | flash | of dense | instructions | of dense |\n|---|---|---|---|---|---|")
-        print(f"| AD-shaped | dense | {base.flash:,.0f} | 1.00 | {base.instructions:,.0f} | 1.00 |")
-        for share in (0.75, 0.8, 0.9, 0.95):
+        table("net | sparsity | memory | flash | of dense | instructions | of dense | layers packed")
+        print(f"| AD-shaped | dense | balanced | {base.flash:,.0f} | 1.00 | {base.instructions:,.0f} | 1.00 | 0 |")
+        for share in (0.5, 0.75, 0.8, 0.9, 0.95):
             sparse, _ = prune_weights(model, data, parse_sparsity(f"u{share}"))
-            cost = measure(sparse, arguments.target, calibration, None)
-            print(
-                f"| AD-shaped | u{share} | {cost.flash:,.0f} | {cost.flash / base.flash:.2f} | "
-                f"{cost.instructions:,.0f} | {cost.instructions / base.instructions:.2f} |",
-                flush=True,
-            )
+            for memory in ("balanced", "packed"):
+                cost = measure(sparse, arguments.target, calibration, None, memory=memory)
+                packed = sum("sparse" in layer.kernel or "packed" in layer.kernel for layer in cost.layers.values())
+                print(
+                    f"| AD-shaped | u{share} | {memory} | {cost.flash:,.0f} | {cost.flash / base.flash:.2f} | "
+                    f"{cost.instructions:,.0f} | {cost.instructions / base.instructions:.2f} | {packed} |",
+                    flush=True,
+                )
 
 
 def main() -> None:

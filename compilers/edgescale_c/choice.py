@@ -13,6 +13,15 @@ is written."""
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Of a layer whose weights take less flash than where instructions alone count: bytes saved, instructions more in a
+    run, by the tables that choices are made by."""
+
+    nbytes: int
+    instructions: int
+
+
+@dataclass(frozen=True)
 class Choice:
     """A layer's kernel. `name` is empty for the scalar one, whose name its emitter knows."""
 
@@ -26,6 +35,8 @@ class Choice:
     """Why a family's own kernel does not serve."""
     exploits: str = ""
     """What comes of zero weights, in words; empty where they are few."""
+    packing: Packing | None = None
+    """What packed weights save and cost, whether the layer has them or not."""
     family: Literal["dsp", "mve"] = "dsp"
     """Of the kernel that `name` names."""
 

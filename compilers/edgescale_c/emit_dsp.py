@@ -114,21 +114,22 @@ def _sparse(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
     """A dense product by its non-zero weights."""
     rows = weight_rows(layer)
     outputs, inputs = rows.shape
-    entries = sparse_tables.entry_words(rows)
+    packed = scope.choice.name == sparse.PACKED
+    entries = sparse_tables.entry_words(rows, packed)
     bias = np.ascontiguousarray(folded_bias(scope, rows, layer.bias))
     body = (
         f"static const es_sparse_layer k = {{.entries = {scope.constant('weights', entries.words)}, "
-        f".words = {scope.constant('words', entries.counts)}, .bias = {scope.constant('bias', bias)}, "
+        f".counts = {scope.constant('counts', entries.counts)}, .bias = {scope.constant('bias', bias)}, "
         f".scales = {_scales(scope, layer)}, .rounding = {_rounding(scope)}, .single = {int(is_single(layer))}}};",
-        f"es_fully_connected_sparse_s8({scope.read()}, {scope.write()}, {scope.source().size // inputs}, {inputs}, "
-        f"{outputs}, &k);",
+        f"es_fully_connected_{'packed' if packed else 'sparse'}_s8({scope.read()}, {scope.write()}, "
+        f"{scope.source().size // inputs}, {inputs}, {outputs}, &k);",
         *clamped(scope, layer.clamp),
     )
     return LayerCode(body, scope.choice.name, ("es_dense_sparse_s8.h",))
 
 
 def _dense(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
-    if scope.choice.name == sparse.ENTRIES:
+    if scope.choice.name in (sparse.ENTRIES, sparse.PACKED):
         return _sparse(scope, layer)
     rows = weight_rows(layer)
     outputs, inputs = rows.shape

@@ -10,17 +10,25 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgescale.core.memory import Memory
 from edgescale.lower.program import Layer, Program
 from edgescale.lower.program_recurrent import Recurrent
 from edgescale_c import dsp_choice, dsp_int16, mve_choice, recurrent_scratch, sparse
 from edgescale_c.choice import SCALAR, Choice
 
-_FAMILIES = {"dsp": dsp_choice.choose, "mve": mve_choice.choose}
+_FAMILIES = ("dsp", "mve")
+
+_KERNEL_BYTES = 512
+"""Code of another kernel, about: packing that saves less is none."""
 
 
-def choose(program: Program, family: str) -> tuple[Choice, ...]:
-    """One choice a layer, for the kernels of `family`."""
-    return tuple(_told(layer, _choice(program, layer, family), family) for layer in program.layers)
+def choose(program: Program, family: str, memory: Memory = "balanced") -> tuple[Choice, ...]:
+    """One choice a layer, for the kernels of `family`, which are to be good at what `memory` says."""
+    found = tuple(_told(layer, _choice(program, layer, family, memory), family) for layer in program.layers)
+    saved = sum(choice.packing.nbytes for choice in found if choice.packing is not None)
+    if memory == "packed" and 0 < saved < _KERNEL_BYTES:
+        return tuple(replace(choice, packing=None) for choice in choose(program, family))
+    return found
 
 
 def density(layer: Layer) -> float | None:
@@ -37,11 +45,11 @@ def _told(layer: Layer, choice: Choice, family: str) -> Choice:
     return replace(choice, exploits=f"nothing: no kernel of the {family} family skips zeros of {layer.op}")
 
 
-def _choice(program: Program, layer: Layer, family: str) -> Choice:
+def _choice(program: Program, layer: Layer, family: str, memory: Memory) -> Choice:
     if isinstance(layer, Recurrent):
         return Choice(scratch=recurrent_scratch.needed(program, layer).total)
     if family not in _FAMILIES:
         return SCALAR
     if dsp_int16.is_int16(program, layer):
         return dsp_int16.choose(program, layer) if family == "dsp" else dsp_int16.fallback(layer)
-    return _FAMILIES[family](program, layer)
+    return dsp_choice.choose(program, layer, memory) if family == "dsp" else mve_choice.choose(program, layer)

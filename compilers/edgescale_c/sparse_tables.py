@@ -203,34 +203,68 @@ def _words(values: list[int]) -> Words:
 
 @dataclass(frozen=True)
 class Entries:
-    """words [all entries / 2] and how many of them belong to each output [O]."""
+    """words of all entries, and for each output how many groups of them there are and what is left [O], as
+    es_dense_sparse_s8.h has them."""
 
     words: Words
     counts: npt.NDArray[np.uint16]
 
 
-def entry_words(rows: Table) -> Entries:
+def entry_words(rows: Table, packed: bool) -> Entries:
     """Weights [O, taps] for es_dense_sparse_s8.h. Raises OutOfDomainError."""
-    every: list[int] = []
+    words: list[int] = []
     counts: list[int] = []
     for row in rows:
-        entries: list[tuple[int, int]] = []
-        before = 0
-        for at in np.flatnonzero(row):
-            step = int(at) - before
-            while step > _MOST:
-                entries.append((_MOST, 0))
-                step -= _MOST
-            entries.append((step, int(row[at])))
-            before = int(at)
-        if len(entries) % 2:
-            entries.append((0, 0))
-        counts.append(len(entries) // 2)
-        every += [byte for step, weight in entries for byte in (step, weight & 0xFF)]
+        entries = _entries(row, _NIBBLE if packed else _MOST)
+        size = _GROUP if not packed else 2 * _GROUP
+        entries += [(0, 0)] * (len(entries) % 2)
+        # What would be left as four and two takes as many words as a group.
+        whole = len(entries) // size + (packed and len(entries) % size == size - 2)
+        entries += [(0, 0)] * max(0, whole * size - len(entries))
+        left = entries[whole * size :]
+        counts.append(whole << 2 | (len(left) >= _GROUP) << 1 | (len(left) % _GROUP) // 2)
+        for first in range(0, whole * size, size):
+            group = entries[first : first + size]
+            steps = [step for step, _ in group]
+            both = zip(steps[:_GROUP], steps[_GROUP:], strict=True) if packed else ((step, 0) for step in steps)
+            words.append(_bytes(low | high << 4 for low, high in both))
+            words += [_bytes(weight for _, weight in group[i : i + _GROUP]) for i in range(0, size, _GROUP)]
+        if len(left) >= _GROUP:
+            words += [_bytes(step for step, _ in left[:_GROUP]), _bytes(weight for _, weight in left[:_GROUP])]
+            left = left[_GROUP:]
+        if left:
+            words.append(_bytes(value for entry in left for value in entry))
     if max(counts) >= 2**16:
-        raise OutOfDomainError("more than 131,070 weights an output")
-    packed = np.array(every or [0] * 4, np.uint8).view("<u4").astype(np.uint32)
-    return Entries(packed, np.array(counts, np.uint16))
+        raise OutOfDomainError("more weights an output than are counted")
+    return Entries(_words(words or [0]), np.array(counts, np.uint16))
+
+
+def entry_counts(rows: Table, packed: bool) -> npt.NDArray[np.int64]:
+    """Entries of each output of weights [O, taps], those that bridge zeros among them; [O]."""
+    most = _NIBBLE if packed else _MOST
+    counts = np.zeros(len(rows), np.int64)
+    for output, row in enumerate(rows):
+        at = np.flatnonzero(row)
+        counts[output] = at.size + np.maximum(-(-np.diff(at, prepend=0) // most) - 1, 0).sum()
+    return counts
+
+
+_GROUP = 4
+_NIBBLE = 15
+
+
+def _entries(row: Table, most: int) -> list[tuple[int, int]]:
+    """(step, weight) of a row, steps of at most `most`."""
+    entries: list[tuple[int, int]] = []
+    before = 0
+    for at in np.flatnonzero(row):
+        step = int(at) - before
+        while step > most:
+            entries.append((most, 0))
+            step -= most
+        entries.append((step, int(row[at])))
+        before = int(at)
+    return entries
 
 
 def _quads(rows: Table) -> npt.NDArray[np.int8]:

@@ -11,6 +11,7 @@ from edgescale_c import sparse_tables as tables
 from edgescale_c.pack import OutOfDomainError
 from edgescale_c.sparse_tables import Channels
 
+from edgescale.core.memory import Memory
 from edgescale.lower.program import Conv2D, FullyConnected, Port, Program, Requant, Tensor
 
 
@@ -86,16 +87,35 @@ def decode_pairs(words: np.ndarray, outputs: int, taps: int) -> np.ndarray:
     return rows
 
 
-def decode_entries(entries: tables.Entries, taps: int) -> np.ndarray:
+def decode_entries(entries: tables.Entries, taps: int, packed: bool) -> np.ndarray:
     """The weights that es_dense_sparse_s8.h reads."""
-    pairs = entries.words.astype("<u4").view(np.uint8).reshape(-1, 2)
-    rows, first = np.zeros((len(entries.counts), taps), np.int8), 0
+    words = iter(entries.words.astype("<u4"))
+    rows = np.zeros((len(entries.counts), taps), np.int8)
+
+    def four(steps: list[int]) -> list[tuple[int, int]]:
+        return list(zip(steps, weights_of(int(next(words))), strict=True))
+
+    def steps_of(word: int) -> list[int]:
+        return [word >> 8 * i & 0xFF for i in range(4)]
+
     for row, count in zip(rows, entries.counts, strict=True):
+        found: list[tuple[int, int]] = []
+        for _ in range(count >> 2):
+            steps = steps_of(int(next(words)))
+            if packed:
+                found += four([step & 15 for step in steps]) + four([step >> 4 for step in steps])
+            else:
+                found += four(steps)
+        if count & 2:
+            assert packed
+            found += four(steps_of(int(next(words))))
+        if count & 1:
+            step, weight, other_step, other = (byte & 0xFF for byte in weights_of(int(next(words))))
+            found += [(step, signed(weight, 8)), (other_step, signed(other, 8))]
         place = 0
-        for step, weight in pairs[first : first + 2 * int(count)]:
-            place += int(step)
-            row[place] += np.uint8(weight).view(np.int8)
-        first += 2 * int(count)
+        for step, weight in found:
+            place += step
+            row[place] += weight
     return rows
 
 
@@ -108,20 +128,22 @@ def test_tables_hold_the_weights(seed):
     channels = Channels(np.zeros(outputs, np.int64), np.full(outputs, 2**30), np.full(outputs, 7), 1)
     np.testing.assert_array_equal(decode_blocks(tables.block_stream(rows, channels), outputs, taps), rows)
     np.testing.assert_array_equal(decode_pairs(tables.pair_stream(rows, channels), outputs, taps), rows)
-    np.testing.assert_array_equal(decode_entries(tables.entry_words(rows), taps), rows)
+    for packed in (False, True):
+        np.testing.assert_array_equal(decode_entries(tables.entry_words(rows, packed), taps, packed), rows)
 
 
 def test_far_places():
     rows = np.zeros((2, 2000), np.int8)
     rows[0, [0, 1999]] = -128, 5
     channels = Channels(np.zeros(2, np.int64), np.full(2, 2**30), np.full(2, 7), 1)
-    np.testing.assert_array_equal(decode_entries(tables.entry_words(rows), 2000), rows)
+    for packed in (False, True):
+        np.testing.assert_array_equal(decode_entries(tables.entry_words(rows, packed), 2000, packed), rows)
     np.testing.assert_array_equal(decode_pairs(tables.pair_stream(rows, channels), 2, 2000), rows)
     with pytest.raises(OutOfDomainError, match="255"):
         tables.block_stream(rows, channels)
 
 
-def chosen(weights: np.ndarray, *, convolution: bool):
+def chosen(weights: np.ndarray, *, convolution: bool, memory: Memory = "balanced"):
     """The choice for a layer of these weights [O, taps]."""
     outputs, taps = weights.shape
     bias, scaling = (
@@ -136,7 +158,7 @@ def chosen(weights: np.ndarray, *, convolution: bool):
     else:
         layer = FullyConnected("f", ("x",), "y", weights.astype(np.int8), bias, scaling, (-128, 127))
     ports = [Port(t.name, t.name, t.shape, tuple(range(len(t.shape)))) for t in (x, y)]
-    return dsp_choice.choose(Program("p", {"x": x, "y": y}, (ports[0],), (ports[1],), (layer,)), layer)
+    return dsp_choice.choose(Program("p", {"x": x, "y": y}, (ports[0],), (ports[1],), (layer,)), layer, memory)
 
 
 def two_of_four(outputs: int, taps: int) -> np.ndarray:
@@ -148,14 +170,16 @@ def two_of_four(outputs: int, taps: int) -> np.ndarray:
 def test_two_of_four_goes_by_pairs_and_says_what_that_saves():
     found = chosen(two_of_four(64, 64), convolution=True)
     assert found.name == sparse.PAIRS
-    assert re.fullmatch(r"skipping pairs takes \d+% fewer instructions \([\d,]+ fewer\)", found.exploits)
+    assert re.fullmatch(
+        r"skipping pairs takes \d+% fewer instructions \([\d,]+ fewer\) and [\d,]+ B fewer", found.exploits
+    )
 
 
 def test_layers_that_would_lose_are_told_by_how_much():
     # Two outputs do not earn back what all pairs of the columns cost, and no block is without weights.
     few = chosen(two_of_four(2, 64), convolution=True)
     assert few.name == "conv2d_s8_dsp_4x2"
-    more = r"nothing: skipping blocks of four would take \d+% more instructions \([\d,]+ more\)"
+    more = r"nothing: skipping blocks of four would take \d+% more instructions \([\d,]+ more\) and [\d,]+ B \w+"
     assert re.fullmatch(more, few.exploits)
     product = chosen(two_of_four(64, 64), convolution=False)
     assert "sparse" not in product.name
@@ -186,3 +210,32 @@ def test_pairs_are_counted_without_making_them():
         rows = rng.integers(1, 100, (5, 300)) * (rng.random((5, 300)) < share)
         made = [tables._pair_entries(quads) for quads in tables._quads(rows)]
         assert list(tables.pair_counts(rows)) == [len(entries) for entries in made]
+        for packed, most in ((False, 255), (True, 15)):
+            single = [tables._entries(row, most) for row in rows]
+            assert list(tables.entry_counts(rows, packed)) == [len(entries) for entries in single]
+
+
+def test_flash_is_packed_where_it_counts():
+    weights = np.random.default_rng(0).integers(1, 100, (64, 256))
+    weights[np.random.default_rng(1).random(weights.shape) < 0.75] = 0
+    plain, packed = (chosen(weights, convolution=False, memory=memory) for memory in ("balanced", "packed"))
+    assert plain.name == "fully_connected_s8_dsp_1x8"
+    assert packed.name == sparse.PACKED
+    assert re.search(r"takes \d+% more instructions \([\d,]+ more\) and [\d,]+ B fewer$", packed.exploits)
+    words = tables.entry_words(weights, packed=True)
+    assert plain.packing == packed.packing
+    assert plain.packing.nbytes == weights.size - words.words.nbytes - words.counts.nbytes
+    assert plain.packing.instructions > 0
+
+
+def test_packing_has_a_limit():
+    # Half of the weights left: packed they would take more than twice the instructions.
+    weights = np.random.default_rng(0).integers(1, 100, (64, 256)) * (np.arange(256) % 2)
+    assert chosen(weights, convolution=False, memory="packed").name == "fully_connected_s8_dsp_1x8"
+
+
+def test_the_least_ram_has_no_room_for_pairs():
+    assert chosen(two_of_four(64, 64), convolution=True, memory="packed").name == sparse.PAIRS
+    found = chosen(two_of_four(64, 64), convolution=True, memory="smallest")
+    assert "sparse" not in found.name
+    assert "B of scratch" in found.exploits
