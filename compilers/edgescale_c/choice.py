@@ -37,7 +37,7 @@ class Choice:
     """What comes of zero weights, in words; empty where they are few."""
     packing: Packing | None = None
     """What packed weights save and cost, whether the layer has them or not."""
-    family: Literal["dsp", "mve"] = "dsp"
+    family: Literal["dsp", "mve", "scalar"] = "dsp"
     """Of the kernel that `name` names."""
 
 

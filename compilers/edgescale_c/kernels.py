@@ -13,8 +13,8 @@ import numpy as np
 from edgescale.core.memory import Memory
 from edgescale.lower.program import Layer, Program
 from edgescale.lower.program_recurrent import Recurrent
-from edgescale_c import dsp_choice, dsp_int16, mve_choice, recurrent_scratch, sparse
-from edgescale_c.choice import SCALAR, Choice
+from edgescale_c import dsp_choice, dsp_int16, mve_choice, recurrent_scratch, scalar_choice, sparse
+from edgescale_c.choice import Choice
 
 _FAMILIES = ("dsp", "mve")
 
@@ -49,7 +49,7 @@ def _choice(program: Program, layer: Layer, family: str, memory: Memory) -> Choi
     if isinstance(layer, Recurrent):
         return Choice(scratch=recurrent_scratch.needed(program, layer).total)
     if family not in _FAMILIES:
-        return SCALAR
+        return scalar_choice.choose(program, layer, memory)
     if dsp_int16.is_int16(program, layer):
         return dsp_int16.choose(program, layer) if family == "dsp" else dsp_int16.fallback(layer)
     return dsp_choice.choose(program, layer, memory) if family == "dsp" else mve_choice.choose(program, layer)

@@ -52,7 +52,7 @@ class Candidate:
 @dataclass(frozen=True)
 class Comparison:
     """Kernels that skip beside the dense one, for a layer of `passes` passes over its weights. pack: whether flash
-    counts for more than instructions."""
+    counts for more than instructions; basis: words that follow the figures."""
 
     dense: float
     dense_bytes: int
@@ -60,6 +60,7 @@ class Comparison:
     zeros: float
     candidates: tuple[Candidate, ...]
     pack: bool = False
+    basis: str = ""
 
     @property
     def best(self) -> Candidate | None:
@@ -93,7 +94,7 @@ class Comparison:
         if found is not None:
             return f"skipping {found.unit} takes {self._beside(found)}"
         found = min(self.candidates, key=lambda candidate: candidate.instructions)
-        slow = "their loads outweigh that" if found.instructions < self.dense else ""
+        slow = "too few to save time" if found.instructions < self.dense else ""
         obstacle = f", but {reason}" if (reason := found.obstacle or slow) else ""
         return f"nothing: skipping {found.unit} would take {self._beside(found)}{obstacle}"
 
@@ -103,7 +104,7 @@ class Comparison:
         kind, size = ("fewer" if value < 0 else "more" for value in (more, longer))
         return (
             f"{abs(more) / self.dense:.0%} {kind} instructions ({abs(more) * self.passes:,.0f} {kind}) and "
-            f"{abs(longer):,} B {size}"
+            f"{abs(longer):,} B {size}{self.basis}"
         )
 
 

@@ -239,6 +239,14 @@ def entry_words(rows: Table, packed: bool) -> Entries:
     return Entries(_words(words or [0]), np.array(counts, np.uint16))
 
 
+def single_entries(rows: Table) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    """Weights [O, taps] for es_sparse_s8.h: steps and weights [entries, 2], and the entries of each output [O]."""
+    found = [_entries(row, _MOST) for row in rows]
+    every = [entry for entries in found for entry in entries] or [(0, 0)]
+    table = np.array([[step, weight & 0xFF] for step, weight in every], np.uint8).view(np.int8)
+    return table, np.array([len(entries) for entries in found], np.uint16)
+
+
 def entry_counts(rows: Table, packed: bool) -> npt.NDArray[np.int64]:
     """Entries of each output of weights [O, taps], those that bridge zeros among them; [O]."""
     most = _NIBBLE if packed else _MOST
