@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Order = Literal["scalar", "blocks", "dense", "plane"]
+Order = Literal["scalar", "blocks", "dense", "rows", "plane"]
 """How a kernel reads and writes: "scalar": as overlap.py and verifier.py know of the scalar kernel;
 "blocks": blocks of four pixels, each read wholly before it is written; "dense": row after row, a row
-read to the end for every group of outputs; "plane": channel after channel, each read wholly before it
-is written."""
+read to the end for every group of outputs; "rows": the same for every output; "plane": channel after
+channel, each read wholly before it is written."""
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def _product(program: Program, layer: Conv2D | FullyConnected, name: str, taps: 
     skipping = sparse.compare_product(weight_rows(layer), count, layer.weight_bits, memory in PACKING)
     skipping = _obstructed(skipping, layer)
     if (found := skipping.best) is not None:
-        return Choice(found.kernel, "dense", exploits=skipping.told(), packing=skipping.packing)
+        return Choice(found.kernel, "rows", exploits=skipping.told(), packing=skipping.packing)
     narrow = layer.weight_bits == 4
     if narrow:
         nibbles.check_groups(weight_rows(layer))

@@ -45,7 +45,7 @@ def _scales(scope: Scope, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> s
 
 def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
     """Convolution by columns, or, of a single pixel whose window is the whole image, as a dense product."""
-    if scope.choice.order == "dense":
+    if scope.choice.order in ("dense", "rows"):
         return _dense(scope, layer)
     wide = scope.choice.name in (WIDE, WIDE_GROUPS)
     skips = scope.choice.name in (sparse.BLOCKS, sparse.PAIRS)

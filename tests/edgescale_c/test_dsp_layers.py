@@ -135,11 +135,11 @@ def sparse(draw, unit: str):
     product of single rows with few weights, anywhere."""
     rng = np.random.default_rng(draw(seeds))
     convolution = unit in ("blocks", "pairs")
-    outputs = draw(st.integers(16, 28) if unit == "pairs" else st.integers(1, 9))
+    outputs = draw({"pairs": st.integers(16, 28), "packed": st.integers(24, 30)}.get(unit, st.integers(1, 9)))
     keep = draw(st.sampled_from([0.2, 0.3] if unit in ("pairs", "packed") else [0.0, 0.05, 0.1, 0.25]))
     k = draw(st.sampled_from([1, 3])) if convolution else 1
     depths = {"blocks": [16, 21, 32, 40], "pairs": [32, 40, 53] if k == 1 else [16, 17], "entries": [40, 90, 700]}
-    depth = draw(st.sampled_from(depths.get(unit, [90, 150, 300])))
+    depth = draw(st.sampled_from(depths.get(unit, [300, 411])))
     rows = weights(draw, (outputs, k * k * depth))
     if unit == "blocks":
         rows = rows * np.repeat(rng.random((outputs, -(-rows.shape[1] // 4))) < keep, 4, axis=1)[:, : rows.shape[1]]
