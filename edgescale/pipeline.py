@@ -16,16 +16,17 @@ from edgescale.bundle.pack import Context, Entry, check_destination, tool_versio
 from edgescale.cache import StageStore
 from edgescale.core.budget import Budgets
 from edgescale.core.errors import EdgescaleError, InfeasibleError, UsageError
-from edgescale.core.memory import Memory
+from edgescale.core.measurement import Measurement
+from edgescale.core.memory import PACKING, Memory
 from edgescale.core.progress import SILENT, Progress
 from edgescale.core.target import Target
-from edgescale.core.variant import Recipe, Variant
+from edgescale.core.variant import Artifact, Recipe, Variant
 from edgescale.evaluation import Evaluation, evaluation_of, without_cost
 from edgescale.finetune import Settings, need_torch
 from edgescale.frontend.metrics import load_metric
 from edgescale.guided import Exploration, Figure, explore
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
-from edgescale.sources import DataSource, LoadedModel, ModelSource
+from edgescale.sources import DataSource, LoadedModel, ModelSource, Samples
 from edgescale.stages import Stages, Training
 
 
@@ -195,9 +196,8 @@ def _measured(
     evaluation: Evaluation,
 ) -> Entry:
     """Compile one variant for one target, prove it equal to the reference, measure and score it."""
-    artifact = stages.compile(variant, target, backend, request.memory)
     inputs = evaluation.data.for_model(loaded)
-    measurement = stages.profile(artifact, target, inputs, request.samples)
+    artifact, measurement = _compiled(stages, request, variant, target, backend, inputs)
     environment = dict(measurement.environment)
     if stages.comparable(artifact, target):
         environment |= {f"verified_{k}": str(v) for k, v in stages.verify(variant, artifact, target, inputs).items()}
@@ -208,6 +208,23 @@ def _measured(
     scored = evaluation.add_score(measurement, stages, loaded, artifact, target)
     answers = evaluation.answers(stages, loaded, artifact, target)
     return Entry(variant, target, artifact, without_cost(scored, variant.recipe), answers=answers)
+
+
+def _compiled(
+    stages: Stages, request: Request, variant: Variant, target: Target, backend: str, inputs: Samples
+) -> tuple[Artifact, Measurement]:
+    """The artifact and its cost; with packed weights where those keep a flash budget that it breaks without."""
+    artifact = stages.compile(variant, target, backend, request.memory)
+    measurement = stages.profile(artifact, target, inputs, request.samples)
+    limits = [limit for limit in request.budgets.of(target.name).constraints if limit.metric == "flash"]
+    taken = measurement.metrics.get("flash")
+    able = artifact.meta.get("packing") is not None and request.memory not in PACKING
+    if able and taken is not None and not all(limit.holds(taken.value) for limit in limits):
+        packed = stages.compile(variant, target, backend, "packed")
+        found = stages.profile(packed, target, inputs, request.samples)
+        if all(limit.holds(found.metrics["flash"].value) for limit in limits):
+            return packed, found
+    return artifact, measurement
 
 
 def _candidate(entry: Entry) -> Candidate:

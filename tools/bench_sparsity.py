@@ -4,7 +4,8 @@
     python tools/bench_sparsity.py channels    # channel pruning of the example family against plain magnitude
     python tools/bench_sparsity.py patterns    # 2:4, 1x4 blocks, unstructured, each with and without weight update
     python tools/bench_sparsity.py accuracy --models vit.onnx   # the same without a device, any image classifier
-    python tools/bench_sparsity.py kernels     # every layer of the large net, dense and block-sparse at 75 %
+    python tools/bench_sparsity.py kernels     # every layer of the large net, dense and sparse
+    python tools/bench_sparsity.py layers      # single layers with random zeros, dense and sparse
     python tools/bench_sparsity.py flash       # an AD-shaped dense net, 90 % of the weights zero
 
 Instructions, flash and RAM: the int8 model on the emulated core of --target. Milliseconds: the float model on this
@@ -24,6 +25,7 @@ import numpy as np
 
 from edgescale.cache import StageStore
 from edgescale.core.dataset import Dataset
+from edgescale.core.memory import Memory
 from edgescale.core.model import Model
 from edgescale.core.recipe import parse_recipe
 from edgescale.core.sparsity import parse_sparsity
@@ -45,13 +47,23 @@ METHODS = {
 
 
 @dataclass(frozen=True)
+class LayerCost:
+    """Of a layer on a device. cycles: modelled, NaN where the core has no model; exploited: what comes of its zeros."""
+
+    instructions: float
+    cycles: float
+    kernel: str
+    exploited: str
+
+
+@dataclass(frozen=True)
 class Cost:
-    """Of an int8 model on a device; `layers`: {name: (instructions, kernel)}."""
+    """Of an int8 model on a device."""
 
     instructions: float
     flash: float
     accuracy: float | None
-    layers: dict[str, tuple[float, str]]
+    layers: dict[str, LayerCost]
 
 
 def fashion(name: str) -> Dataset:
@@ -96,7 +108,14 @@ def macs(model: Model) -> int:
     return sum(layer_macs(find_structure(model.ir.graph), ()).values())
 
 
-def measure(model: Model, target: str, calibration: Path, evaluation: Path | None, recipe: str = "w8a8") -> Cost:
+def measure(
+    model: Model,
+    target: str,
+    calibration: Path,
+    evaluation: Path | None,
+    recipe: str = "w8a8",
+    memory: Memory = "balanced",
+) -> Cost:
     """Compile under `recipe` for the device, verify against the reference, and count."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{model.name}.onnx"
@@ -109,6 +128,7 @@ def measure(model: Model, target: str, calibration: Path, evaluation: Path | Non
             evaluation=None if evaluation is None else str(evaluation),
             samples=1,
             out=Path(folder) / "bundle",
+            memory=memory,
         )
         result = compile_models(request, StageStore())
     if result.failures:
@@ -116,7 +136,12 @@ def measure(model: Model, target: str, calibration: Path, evaluation: Path | Non
     found = result.entries[0].measurement
     accuracy = found.metrics.get("accuracy")
     layers = {
-        layer.name: (float(layer.metrics["instructions"].value), layer.kernel or "")
+        layer.name: LayerCost(
+            float(layer.metrics["instructions"].value),
+            float(layer.metrics["cycles"].value) if "cycles" in layer.metrics else float("nan"),
+            layer.kernel,
+            layer.metrics["density"].note if "density" in layer.metrics else "",
+        )
         for layer in found.layers
         if "instructions" in layer.metrics
     }
@@ -177,7 +202,7 @@ def patterns(arguments: argparse.Namespace) -> None:
             plain, _ = prune_weights(dense, data, part, method="magnitude")
             better, densities = prune_weights(dense, data, part)
             cost = measure(better, arguments.target, FASHION / "calibration.npz", None)
-            skip = sum("sparse" in kernel for _, kernel in cost.layers.values())
+            skip = sum("sparse" in layer.kernel for layer in cost.layers.values())
             print(
                 f"| {size} | {text} | {np.mean(list(densities.values())):.2f} | {top1(plain, test):.2f} | "
                 f"{top1(better, test):.2f} | {start:.2f} | {cost.instructions:,.0f} | "
@@ -185,9 +210,9 @@ def patterns(arguments: argparse.Namespace) -> None:
                 f"{skip} of {len(densities)} |",
                 flush=True,
             )
-            declined = sorted({kernel for _, kernel in cost.layers.values() if "skipping" in kernel})
-            for reason in declined:
-                print(f"  declined: {reason}")
+            for name, layer in cost.layers.items():
+                if layer.exploited.startswith("nothing"):
+                    print(f"  {name}: {layer.exploited}")
 
 
 def accuracy(arguments: argparse.Namespace) -> None:
@@ -204,17 +229,81 @@ def accuracy(arguments: argparse.Namespace) -> None:
 
 
 def kernels(arguments: argparse.Namespace) -> None:
-    """Layer by layer: instructions of the dense kernel and of the one that skips blocks."""
+    """Layer by layer: the dense kernel beside what the same layer runs with zeros."""
     data = fashion("calibration")
-    print("| net | layer | dense | 1x4:0.75 | speed-up | kernel |\n|---|---|---|---|---|---|")
+    table("net | sparsity | layer | dense | sparse | speed-up | in cycles | exploited by")
     for size in arguments.sizes:
         dense = load_model(FASHION / f"fashion_{size}.onnx")
-        sparse, densities = prune_weights(dense, data, parse_sparsity("1x4:0.75"))
-        before, after = (measure(m, arguments.target, FASHION / "calibration.npz", None) for m in (dense, sparse))
-        for name in densities:
-            if name in before.layers and name in after.layers:
-                (old, _), (new, kernel) = before.layers[name], after.layers[name]
-                print(f"| {size} | {name} | {old:,.0f} | {new:,.0f} | {old / new:.2f} | {kernel} |")
+        before = measure(dense, arguments.target, FASHION / "calibration.npz", None)
+        for text in arguments.patterns:
+            sparse, densities = prune_weights(dense, data, parse_sparsity(text))
+            after = measure(sparse, arguments.target, FASHION / "calibration.npz", None)
+            for name in densities:
+                if name in before.layers and name in after.layers:
+                    print(f"| {size} | {text} | {name} | {beside(before.layers[name], after.layers[name])} |")
+
+
+def beside(old: LayerCost, new: LayerCost) -> str:
+    """Cells: instructions of both, how many times fewer, the same of cycles, what comes of the zeros."""
+    return (
+        f"{old.instructions:,.0f} | {new.instructions:,.0f} | {old.instructions / new.instructions:.2f} | "
+        f"{old.cycles / new.cycles:.2f} | {new.exploited}"
+    )
+
+
+def single_layer(inputs: int, outputs: int, kernel: int, side: int) -> Model:
+    """A convolution of `side` x `side` pixels, or with side 1 a dense layer; random weights."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    shape = (outputs, inputs, kernel, kernel) if side > 1 else (outputs, inputs)
+    weights = (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.zeros(outputs, np.float32), "b")]
+    if side > 1:
+        node = helper.make_node("Conv", ["x", "w", "b"], ["y"], "layer", pads=[kernel // 2] * 4)
+        shapes = [[1, inputs, side, side], [1, outputs, side, side]]
+    else:
+        node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "layer", transB=1)
+        shapes = [[1, inputs], [1, outputs]]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in zip("xy", shapes, strict=True)]
+    graph = helper.make_graph([node], "layer", ports[:1], ports[1:], constants)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+        return load_model(path)
+
+
+LAYERS = [
+    (16, 24, 1, 14),
+    (16, 64, 1, 14),
+    (32, 64, 1, 8),
+    (64, 64, 1, 8),
+    (128, 128, 1, 4),
+    (32, 32, 3, 8),
+    (256, 64, 1, 1),
+]
+"""(inputs, outputs, window, side of the image)."""
+
+
+def layers(arguments: argparse.Namespace) -> None:
+    """Single layers, whose zeros lie anywhere a pattern allows; flash with the code of the kernels."""
+    table("layer | sparsity | dense | sparse | speed-up | in cycles | exploited by | flash dense | sparse")
+    for inputs, outputs, kernel, side in LAYERS:
+        dense = single_layer(inputs, outputs, kernel, side)
+        x = np.random.default_rng(1).standard_normal((32, *dense.inputs[0].shape[1:])).astype(np.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            calibration = Path(folder) / "x.npz"
+            np.savez(calibration, x=x)
+            before = measure(dense, arguments.target, calibration, None)
+            for text in arguments.patterns:
+                zeros, _ = prune_weights(
+                    dense, Dataset("random", x, None, "random"), parse_sparsity(text), method="magnitude"
+                )
+                after = measure(zeros, arguments.target, calibration, None)
+                shape = f"{inputs} -> {outputs}, {kernel}x{kernel}, {side * side} pixels"
+                cells = beside(before.layers["layer"], after.layers["layer"])
+                print(f"| {shape} | {text} | {cells} | {before.flash:,.0f} | {after.flash:,.0f} |", flush=True)
 
 
 def anomaly_net() -> Model:
@@ -250,28 +339,31 @@ def flash(arguments: argparse.Namespace) -> None:
         calibration = Path(folder) / "x.npz"
         np.savez(calibration, x=x)
         base = measure(model, arguments.target, calibration, None)
-        print("| net | sparsity | flash | of dense | instructions | of dense |\n|---|---|---|---|---|---|")
-        print(f"| AD-shaped | dense | {base.flash:,.0f} | 1.00 | {base.instructions:,.0f} | 1.00 |")
-        for share in (0.75, 0.8, 0.9, 0.95):
+        table("net | sparsity | memory | flash | of dense | instructions | of dense | layers packed")
+        print(f"| AD-shaped | dense | balanced | {base.flash:,.0f} | 1.00 | {base.instructions:,.0f} | 1.00 | 0 |")
+        for share in (0.5, 0.75, 0.8, 0.9, 0.95):
             sparse, _ = prune_weights(model, data, parse_sparsity(f"u{share}"))
-            cost = measure(sparse, arguments.target, calibration, None)
-            print(
-                f"| AD-shaped | u{share} | {cost.flash:,.0f} | {cost.flash / base.flash:.2f} | "
-                f"{cost.instructions:,.0f} | {cost.instructions / base.instructions:.2f} |",
-                flush=True,
-            )
+            for memory in ("balanced", "packed"):
+                cost = measure(sparse, arguments.target, calibration, None, memory=memory)
+                packed = sum("sparse" in layer.kernel or "packed" in layer.kernel for layer in cost.layers.values())
+                print(
+                    f"| AD-shaped | u{share} | {memory} | {cost.flash:,.0f} | {cost.flash / base.flash:.2f} | "
+                    f"{cost.instructions:,.0f} | {cost.instructions / base.instructions:.2f} | {packed} |",
+                    flush=True,
+                )
 
 
 def main() -> None:
     """Run the part that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"channels": channels, "patterns": patterns, "accuracy": accuracy, "kernels": kernels, "flash": flash}
+    parts = {"channels": channels, "patterns": patterns, "accuracy": accuracy, "kernels": kernels}
+    parts |= {"layers": layers, "flash": flash}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--target", default="cortex-m4-stm32l4r5")
     parser.add_argument("--sizes", nargs="+", default=["large"], choices=["small", "medium", "large"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="channels: which")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5])
-    parser.add_argument("--patterns", nargs="+", default=["2:4", "4:8", "1x4:0.5", "1x4:0.75", "u0.75"])
+    parser.add_argument("--patterns", nargs="+", default=["2:4", "1:4", "4:8", "1x4:0.5", "1x4:0.75", "u0.75"])
     parser.add_argument("--models", nargs="+", type=Path, help="accuracy: these instead of the example's")
     parser.add_argument("--samples", type=int, default=512, help="accuracy: calibration samples")
     arguments = parser.parse_args()

@@ -55,7 +55,7 @@ def placed(
     notes: tuple[Mapping[str, Any], ...] = (),
 ) -> Arranged:
     """Choose kernels and plan the memory of a program that is in its final form."""
-    choices = choose(striped.program, family)
+    choices = choose(striped.program, family, memory)
     found = plan(striped.program, alignment, overlap, choices, striped.places)
     return Arranged(striped, choices, found, memory, notes)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UnsupportedModelError
+from edgescale.core.memory import PACKING, Memory
 from edgescale.lower.program import (
     Add,
     Conv2D,
@@ -39,9 +41,11 @@ _LEAST_SCRATCH = 4096
 """Scratch that is always granted; beyond it no more than the layer's input and output together."""
 
 
-def choose(program: Program, layer: Layer) -> Choice:
+def choose(program: Program, layer: Layer, memory: Memory = "balanced") -> Choice:
     """The dsp kernel of a layer, or the scalar one and why."""
     chooser = _DSP.get(type(layer))
+    if (weighing := _WEIGHING.get(type(layer))) is not None:
+        chooser = partial(weighing, memory=memory)
     tensors = [program.tensors[name] for name in (*layer.inputs, layer.output)]
     if chooser is None or any(tensor.dtype != "int8" for tensor in tensors):
         return SCALAR
@@ -119,7 +123,7 @@ def _groups(program: Program, layer: Conv2D) -> Choice:
     return Choice(name, "blocks", scratch=columns + gathered)
 
 
-def _conv2d(program: Program, layer: Conv2D) -> Choice:
+def _conv2d(program: Program, layer: Conv2D, memory: Memory) -> Choice:
     if layer.groups != 1:
         return _groups(program, layer)
     taps = math.prod(layer.weights.shape[1:])
@@ -129,31 +133,44 @@ def _conv2d(program: Program, layer: Conv2D) -> Choice:
     single_pixel = out.size == layer.weights.shape[0] and source.size == taps and not any(layer.padding)
     narrow = layer.weight_bits == 4
     if single_pixel:
-        return _product(program, layer, "conv2d_s8_dsp_dense", taps)
+        return _product(program, layer, "conv2d_s8_dsp_dense", taps, memory)
     if is_single(layer):
         raise pack.OutOfDomainError("single rounding")
     columns = -(-taps // 4) * 32
     gathered = 0 if source.shape[-1] % 4 == 0 else -(-taps // 4) * 4
-    skipping = sparse.compare_blocks(weight_rows(layer))
-    if _skips(skipping, lambda rows: sparse.block_words(rows).size, layer):
-        return Choice(sparse.BLOCKS, "blocks", scratch=columns + gathered)
+    pixels = out.size // out.shape[-1]
+    skipping = sparse.compare_convolution(weight_rows(layer), pixels, layer.weight_bits, memory in PACKING)
+    # The least RAM leaves no room for more columns.
+    most = max(_LEAST_SCRATCH, source.nbytes + out.nbytes) if memory != "smallest" else columns + gathered
+    skipping = _obstructed(skipping, layer, lambda found: found.columns * columns + gathered, most)
+    if (found := skipping.best) is not None:
+        scratch = found.columns * columns + gathered
+        told = skipping.told()
+        return Choice(found.kernel, "blocks", scratch=scratch, exploits=told, packing=skipping.packing)
     if narrow:
         nibbles.check_groups(weight_rows(layer))
     wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
     name = "conv2d_s8_dsp_2x4_w4" if narrow else WIDE if wide else "conv2d_s8_dsp_4x2"
-    return Choice(name, "blocks", scratch=columns + gathered, reason=skipping.reason)
+    return Choice(name, "blocks", scratch=columns + gathered, exploits=skipping.told(), packing=skipping.packing)
 
 
-def _skips(skipping: sparse.Comparison, words: Callable[[Table], int], layer: Conv2D | FullyConnected) -> bool:
-    """Whether a layer gets the kernel that skips zeros: fewer instructions, and no more bytes than four-bit weights
-    take where it has those."""
-    if not skipping.pays:
-        return False
-    try:
-        count = words(weight_rows(layer))
-    except pack.OutOfDomainError:
-        return False
-    return layer.weight_bits != 4 or 4 * count <= layer.weights.size / 2
+def _obstructed(
+    skipping: sparse.Comparison,
+    layer: Conv2D | FullyConnected,
+    scratch: Callable[[sparse.Candidate], int] = lambda _: 0,
+    most: int = 0,
+) -> sparse.Comparison:
+    """The comparison with what is in the way of each kernel: scratch beyond `most` bytes; more bytes than the weights
+    take at four bits, where they have those."""
+
+    def obstacle(found: sparse.Candidate) -> str:
+        if (needed := scratch(found)) > most:
+            return f"needs {needed:,} B of scratch, {most:,} B are granted"
+        if layer.weight_bits == 4 and found.nbytes > skipping.dense_bytes:
+            return f"the weights would take {found.nbytes:,} B, at 4 bits they take {skipping.dense_bytes:,} B"
+        return ""
+
+    return replace(skipping, candidates=tuple(replace(c, obstacle=obstacle(c)) for c in skipping.candidates))
 
 
 def _suffix(narrow: bool, wide: bool) -> str:
@@ -165,21 +182,29 @@ def _row_scratch(taps: int) -> int:
     return 0 if taps % 4 == 0 else -(-taps // 4) * 4
 
 
-def _fully_connected(program: Program, layer: FullyConnected) -> Choice:
+def _fully_connected(program: Program, layer: FullyConnected, memory: Memory) -> Choice:
     layer_scales(program, layer)
-    return _product(program, layer, "fully_connected_s8_dsp_1x8", layer.weights.shape[1])
+    return _product(program, layer, "fully_connected_s8_dsp_1x8", layer.weights.shape[1], memory)
 
 
-def _product(program: Program, layer: Conv2D | FullyConnected, name: str, taps: int) -> Choice:
+def _product(program: Program, layer: Conv2D | FullyConnected, name: str, taps: int, memory: Memory) -> Choice:
     """The kernel of rows of `taps` inputs."""
-    skipping = sparse.compare_entries(weight_rows(layer))
-    if _skips(skipping, lambda rows: sparse.entry_words(rows).words.size, layer):
-        return Choice(sparse.ENTRIES, "dense")
+    count = program.tensors[layer.inputs[0]].size // taps
+    skipping = sparse.compare_product(weight_rows(layer), count, layer.weight_bits, memory in PACKING)
+    skipping = _obstructed(skipping, layer)
+    if (found := skipping.best) is not None:
+        return Choice(found.kernel, "rows", exploits=skipping.told(), packing=skipping.packing)
     narrow = layer.weight_bits == 4
     if narrow:
         nibbles.check_groups(weight_rows(layer))
     wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
-    return Choice(f"{name}{_suffix(narrow, wide)}", "dense", scratch=_row_scratch(taps), reason=skipping.reason)
+    return Choice(
+        f"{name}{_suffix(narrow, wide)}",
+        "dense",
+        scratch=_row_scratch(taps),
+        exploits=skipping.told(),
+        packing=skipping.packing,
+    )
 
 
 @dataclass(frozen=True)
@@ -325,9 +350,10 @@ def _rescale(program: Program, layer: Rescale) -> Choice:
     return Choice("rescale_s8_dsp")
 
 
+_WEIGHING: dict[type[Layer], Callable[..., Choice]] = {Conv2D: _conv2d, FullyConnected: _fully_connected}
+"""Layers with several kernels, among which what `memory` asks for decides."""
+
 _DSP: dict[type[Layer], Callable[[Program, Any], Choice]] = {
-    Conv2D: _conv2d,
-    FullyConnected: _fully_connected,
     DepthwiseConv2D: _depthwise,
     Add: _add,
     Pool2D: _pool2d,

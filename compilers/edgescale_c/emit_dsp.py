@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Mul
-from edgescale_c import nibbles, pack, sparse
+from edgescale_c import nibbles, pack, sparse, sparse_tables
 from edgescale_c.dsp_choice import (
     WIDE,
     WIDE_GROUPS,
@@ -45,10 +45,11 @@ def _scales(scope: Scope, layer: Conv2D | DepthwiseConv2D | FullyConnected) -> s
 
 def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
     """Convolution by columns, or, of a single pixel whose window is the whole image, as a dense product."""
-    if scope.choice.order == "dense":
+    if scope.choice.order in ("dense", "rows"):
         return _dense(scope, layer)
     wide = scope.choice.name in (WIDE, WIDE_GROUPS)
-    skips = scope.choice.name == sparse.BLOCKS
+    skips = scope.choice.name in (sparse.BLOCKS, sparse.PAIRS)
+    columns = "pairs" if scope.choice.name == sparse.PAIRS else "gemm"
     filled = fill_groups(layer, lanes(layer))
     gemm, steps = _gemm(scope, filled, geometry, wide)
     data = f"{scope.read()}, {scope.write()}, {scope.scratch('uint32_t')}, &k"
@@ -60,13 +61,13 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
         call = f"es_conv2d_groups_s8({data});"
     elif geometry.is_pointwise and geometry.in_c % 4 == 0:
         declaration = f"static const es_conv2d_gemm k = {gemm};"
-        call = f"es_conv2d_gemm_1x1_s8({data}, {geometry.out_w});"
+        call = f"es_conv2d_{columns}_1x1_s8({data}, {geometry.out_w});"
     else:
         declaration = (
             f"static const es_conv2d_columns k = {{.gemm = {gemm}, .window = {{{geometry.initialiser()}}}, "
             f".in_zero_point = {scope.source().zero_point}}};"
         )
-        call = f"{'es_conv2d_gemm_s8' if geometry.in_c % 4 == 0 else 'es_conv2d_gemm_any_s8'}({data});"
+        call = f"es_conv2d_{columns}{'' if geometry.in_c % 4 == 0 else '_any'}_s8({data});"
     body = (declaration, call, *clamped(scope, layer.clamp))
     headers: tuple[str, ...] = ("es_conv2d_gemm_s8.h" if layer.groups == 1 else "es_conv2d_groups_s8.h",)
     headers += ("es_gemm_sparse_s8.h",) if skips else ("es_gemm_s4.h",) if layer.weight_bits == 4 else ()
@@ -77,9 +78,14 @@ def _gemm(scope: Scope, layer: Conv2D, geometry: Window, wide: bool) -> tuple[st
     """Initialiser of `es_conv2d_gemm`, of all groups, and fields that say how far their tables lie apart."""
     rows = weight_rows(layer)
     folded = folded_bias(scope, rows, layer.bias)
-    if scope.choice.name == sparse.BLOCKS:
-        kernel, words, values = "es_gemm_4x1_sparse_s8", sparse.block_words(rows), np.ascontiguousarray(folded)
-        scales, bias = _scales(scope, layer), scope.constant("bias", values)
+    if scope.choice.name in (sparse.BLOCKS, sparse.PAIRS):
+        channels = sparse_tables.Channels.of(folded, layer_scales(scope.program, layer), _rounding(scope))
+        made = sparse_tables.block_stream if scope.choice.name == sparse.BLOCKS else sparse_tables.pair_stream
+        kernel = "es_gemm_blocks_s8" if scope.choice.name == sparse.BLOCKS else "es_gemm_pairs_s8"
+        words, values = made(rows, channels), np.zeros(0, np.int32)
+        # Bias and scales lie in the stream: no kernel reads these.
+        bias = f"(const int32_t *)(const void *){scope.constant('weights', words)}"
+        scales = f"{{{bias}, (const uint8_t *)(const void *){scope.constant('weights', words)}, 0}}"
     elif layer.weight_bits == 4:
         kernel, words = "es_gemm_2x4_s4", nibbles.gemm_words(rows)
         values = nibbles.table(folded, layer_scales(scope.program, layer), twice=True)
@@ -108,21 +114,22 @@ def _sparse(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
     """A dense product by its non-zero weights."""
     rows = weight_rows(layer)
     outputs, inputs = rows.shape
-    entries = sparse.entry_words(rows)
+    packed = scope.choice.name == sparse.PACKED
+    entries = sparse_tables.entry_words(rows, packed)
     bias = np.ascontiguousarray(folded_bias(scope, rows, layer.bias))
     body = (
         f"static const es_sparse_layer k = {{.entries = {scope.constant('weights', entries.words)}, "
-        f".words = {scope.constant('words', entries.counts)}, .bias = {scope.constant('bias', bias)}, "
+        f".counts = {scope.constant('counts', entries.counts)}, .bias = {scope.constant('bias', bias)}, "
         f".scales = {_scales(scope, layer)}, .rounding = {_rounding(scope)}, .single = {int(is_single(layer))}}};",
-        f"es_fully_connected_sparse_s8({scope.read()}, {scope.write()}, {scope.source().size // inputs}, {inputs}, "
-        f"{outputs}, &k);",
+        f"es_fully_connected_{'packed' if packed else 'sparse'}_s8({scope.read()}, {scope.write()}, "
+        f"{scope.source().size // inputs}, {inputs}, {outputs}, &k);",
         *clamped(scope, layer.clamp),
     )
     return LayerCode(body, scope.choice.name, ("es_dense_sparse_s8.h",))
 
 
 def _dense(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
-    if scope.choice.name == sparse.ENTRIES:
+    if scope.choice.name in (sparse.ENTRIES, sparse.PACKED):
         return _sparse(scope, layer)
     rows = weight_rows(layer)
     outputs, inputs = rows.shape

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from edgescale.lower.program import Conv2D, DepthwiseConv2D, FullyConnected
-from edgescale_c import emit_dsp, emit_mve
+from edgescale_c import emit_dsp, emit_mve, scalar_choice
 from edgescale_c.constants import Table
 from edgescale_c.emission import REGISTRY, LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window, window
 from edgescale_c.nibbles import pack_nibbles
 from edgescale_c.requant import accumulator_bounds
+from edgescale_c.sparse_tables import single_entries
 
 
 def _check(scope: Scope, layer: Conv2D | DepthwiseConv2D | FullyConnected, channels: int) -> None:
@@ -40,6 +41,26 @@ def _padding_bytes(geometry: Window) -> int:
     if not geometry.has_border:
         return 0
     return ((geometry.k_w - 1) * geometry.dilation_w + geometry.stride_w + 1) * geometry.in_c
+
+
+def _sparse_rows(scope: Scope, layer: Conv2D | FullyConnected) -> LayerCode:
+    """Rows times non-zero weights."""
+    rows = layer.weights.reshape(len(layer.weights), -1)
+    bound = _bound(scope, rows, layer.bias)
+    entries, counts = single_entries(rows)
+    tables = (
+        scope.constant("weights", entries),
+        scope.constant("counts", counts),
+        scope.constant("bias", folded_bias(scope, rows, layer.bias)),
+    )
+    pixels = int(isinstance(layer, Conv2D))
+    shape = f"{scope.source().size // rows.shape[1]}, {rows.shape[1]}, {len(rows)}, {pixels}"
+    body = (
+        f"const es_sparse_rows k = {{{', '.join(tables)}}};",
+        scope.requant(layer.requant, bound, layer.clamp),
+        f"es_sparse_s8({scope.read()}, {scope.write()}, {shape}, &k, &q);",
+    )
+    return LayerCode(body, scalar_choice.ROWS, ("es_sparse_s8.h",))
 
 
 def _convolution(
@@ -82,6 +103,8 @@ def conv2d(scope: Scope, layer: Conv2D) -> LayerCode:
             f"{geometry.in_c} input and {geometry.out_c} output channels"
         )
     _check(scope, layer, channels)
+    if scope.choice.name == scalar_choice.ROWS:
+        return _sparse_rows(scope, layer)
     if scope.choice.name:
         emit = emit_mve.conv2d if scope.choice.family == "mve" else emit_dsp.conv2d
         return emit(scope, layer, geometry)
@@ -117,6 +140,8 @@ def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:
             f"and an output of {list(scope.out.shape)}"
         )
     _check(scope, layer, outputs)
+    if scope.choice.name == scalar_choice.ROWS:
+        return _sparse_rows(scope, layer)
     if scope.choice.name:
         emit = emit_mve.fully_connected if scope.choice.family == "mve" else emit_dsp.fully_connected
         return emit(scope, layer)

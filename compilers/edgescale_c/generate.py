@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgescale.core.errors import UnsupportedModelError
-from edgescale.core.memory import Memory
+from edgescale.core.memory import PACKING, Memory
 from edgescale.lower.program import Program, State
 from edgescale_c import emit_slice, skeleton
 from edgescale_c.arrange import arrange
+from edgescale_c.choice import Choice
 from edgescale_c.constants import ConstantPool
 from edgescale_c.emission import C_TYPES
 from edgescale_c.firmware import needed_headers
@@ -79,6 +80,7 @@ def generate(
         "inputs": [_describe(port) for port in skeleton.ports(program, placed, symbol, "input")],
         "outputs": [_describe(port) for port in skeleton.ports(program, placed, symbol, "output")],
         "layers": steps.details,
+        **_packing(program.name, choices, memory, pool.nbytes),
         "memory": arranged.describe(),
         "peak": _peak(program, placed),
         "plan": _plan_rows(placed),
@@ -87,6 +89,26 @@ def generate(
     if program.states:
         meta["reset"] = f"es_{symbol}_reset"
     return Generated(files, meta, placed)
+
+
+_NOTED = 0.02
+"""Share of all constants from which on what packing saves is worth a note."""
+
+
+def _packing(name: str, choices: Sequence[Choice], memory: Memory, constants: int) -> dict[str, Any]:
+    """`packing`: bytes that packed weights save, instructions they cost, whether they are; and a note on it."""
+    found = [choice.packing for choice in choices if choice.packing is not None]
+    if not found:
+        return {}
+    nbytes, instructions = sum(p.nbytes for p in found), sum(p.instructions for p in found)
+    packed = memory in PACKING
+    made: dict[str, Any] = {"packing": {"bytes": nbytes, "instructions": instructions, "packed": packed}}
+    if nbytes > _NOTED * constants:
+        verb = "packed weights save" if packed else "--memory packed would save"
+        made["notes"] = [
+            f"{name}: {verb} {nbytes:,} B of flash for {instructions:,} more instructions, by the kernels' own tables"
+        ]
+    return made
 
 
 def _check(program: Program) -> None:

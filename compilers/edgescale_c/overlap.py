@@ -71,7 +71,7 @@ def _operand_distance(program: Program, layer: Layer, operand: int, order: Order
         return None  # the same place or another one: liveness.py decides
     if order == "blocks":
         return _blocks(window(program, layer))
-    if order == "dense":
+    if order in ("dense", "rows"):
         return _dense_rows(source.size, out.size, source.size // _row_length(layer))
     if isinstance(layer, (Lut, InterpolatedLut, Unary, Rescale, Softmax, Quantize, Dequantize)):
         return _upwards(source.size, item_in, item_out)

@@ -1,129 +1,173 @@
-"""Kernels that skip zero weights (firmware/kernels/dsp): their tables, and whether they take fewer instructions.
+"""Kernels that skip zero weights (firmware/kernels/dsp): whether they take fewer instructions, and which.
 
-Costs are instructions of the inner loops and of what comes with each output channel, as the assembly has them; what
-both kernels of a layer share (columns, calls) is left out.
+Costs are instructions of the inner loops and of what comes with each output channel, as the assembly has them; of the
+columns, what they cost more than those of the dense kernel; what both kernels of a layer share (calls) is left out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from edgescale_c import sparse_tables
+from edgescale_c.choice import Packing
 from edgescale_c.constants import Table
-from edgescale_c.pack import OutOfDomainError, Words
 
-BLOCKS = "conv2d_s8_dsp_4x1_sparse"
-"""Convolutions of blocks of four taps."""
+BLOCKS = "conv2d_s8_dsp_sparse_blocks"
+"""Convolutions by blocks of four taps."""
+PAIRS = "conv2d_s8_dsp_sparse_pairs"
+"""Convolutions by pairs of taps of a block."""
 ENTRIES = "fully_connected_s8_dsp_sparse"
-"""Products of single weights with the step to each."""
+"""Products of single weights with the step to each, a byte."""
+PACKED = "fully_connected_s8_dsp_packed"
+"""The same, steps of four bits."""
 
-_QUAD = 4
-_MOST = 255
-_MENTIONED = 0.4
-"""Share of zero weights from which on a layer is told why they do not help."""
+MENTIONED = 0.4
+"""Share of zero weights from which on it is told what comes of them."""
+SLOWEST = 1.5
+"""The most that a layer may take beside its dense kernel where flash counts for more than instructions."""
+_WORTH = 0.95
+"""Share of its bytes to which packing must bring a layer to be worth another kernel."""
+PIXELS = 4
+"""That a convolution finishes in a pass over its weights."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kernel that skips: what it skips in words, its instructions in a pass, the bytes of its weights with all that
+    lies among them, and how many times the columns of the dense kernel its own take. slower: share of the dense
+    kernel's instructions that have to be saved before cycles are; obstacle: what keeps the layer from it, however few
+    instructions it takes, "" where nothing does."""
+
+    kernel: str
+    unit: str
+    instructions: float
+    nbytes: int
+    columns: int = 1
+    slower: float = 0.0
+    obstacle: str = ""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Instructions of a layer for four pixels (or one row) by the kernel that skips zeros and by the dense one."""
+    """Kernels that skip beside the dense one, for a layer of `passes` passes over its weights. pack: whether flash
+    counts for more than instructions; basis: words that follow the figures."""
 
-    sparse: float
     dense: float
+    dense_bytes: int
+    passes: int
     zeros: float
-    unit: str
+    candidates: tuple[Candidate, ...]
+    pack: bool = False
+    basis: str = ""
 
     @property
-    def pays(self) -> bool:
-        """Whether skipping takes fewer."""
-        return self.sparse < self.dense
+    def best(self) -> Candidate | None:
+        """The candidate that beats the dense kernel by most and has nothing in its way: of fewest instructions; to
+        pack, of fewest bytes at no more than SLOWEST times the instructions."""
+        able = [found for found in self.candidates if not found.obstacle]
+        plain = min(filter(self._pays, able), key=lambda found: found.instructions, default=None)
+        if not self.pack:
+            return plain
+        most = _WORTH * (self.dense_bytes if plain is None else plain.nbytes)
+        small = [found for found in able if found.nbytes < most and found.instructions <= SLOWEST * self.dense]
+        return min(small, key=lambda found: (found.nbytes, found.instructions), default=plain)
+
+    def _pays(self, found: Candidate) -> bool:
+        return found.instructions < (1 - found.slower) * self.dense
 
     @property
-    def reason(self) -> str:
-        """Why a layer of many zeros is computed as if it had none; "" where it has few."""
-        if self.pays or self.zeros < _MENTIONED:
+    def packing(self) -> Packing | None:
+        """What the choice for flash saves and costs beside the one for instructions; None where they are the same."""
+        plain, packed = replace(self, pack=False).best, replace(self, pack=True).best
+        nbytes, instructions = (self.dense_bytes, self.dense) if plain is None else (plain.nbytes, plain.instructions)
+        if packed is None or packed.nbytes >= nbytes:
+            return None
+        return Packing(nbytes - packed.nbytes, round((packed.instructions - instructions) * self.passes))
+
+    def told(self) -> str:
+        """What comes of the zeros, in words; "" where they are few."""
+        if self.zeros < MENTIONED or not self.candidates:
             return ""
-        more = self.sparse / self.dense - 1
-        return f"{self.zeros:.0%} of the weights are zero; skipping {self.unit} would take {more:.0%} more instructions"
+        found = self.best
+        if found is not None:
+            return f"skipping {found.unit} takes {self._beside(found)}"
+        found = min(self.candidates, key=lambda candidate: candidate.instructions)
+        slow = "too few to save time" if found.instructions < self.dense else ""
+        obstacle = f", but {reason}" if (reason := found.obstacle or slow) else ""
+        return f"nothing: skipping {found.unit} would take {self._beside(found)}{obstacle}"
+
+    def _beside(self, found: Candidate) -> str:
+        """Its instructions in a run, and its bytes, beside those of the dense kernel."""
+        more, longer = found.instructions - self.dense, found.nbytes - self.dense_bytes
+        kind, size = ("fewer" if value < 0 else "more" for value in (more, longer))
+        return (
+            f"{abs(more) / self.dense:.0%} {kind} instructions ({abs(more) * self.passes:,.0f} {kind}) and "
+            f"{abs(longer):,} B {size}{self.basis}"
+        )
 
 
-def compare_blocks(rows: Table) -> Comparison:
-    """For weights [O, taps] of a convolution."""
-    live = np.maximum(_live_quads(rows).sum(axis=1), 1)
-    outputs, quads = len(rows), -(-rows.shape[1] // _QUAD)
-    dense = -(-outputs // 2) * (24.0 * quads + 3 * -(-quads // 4) + 84)
-    return Comparison(float(17 * live.sum() + 46 * outputs), dense, float((rows == 0).mean()), "blocks of four")
-
-
-def compare_entries(rows: Table) -> Comparison:
-    """For weights [O, taps] of a fully connected layer, by their non-zero weights alone."""
-    words = -(-(rows != 0).sum(axis=1) // 2)
-    outputs, quads = len(rows), -(-rows.shape[1] // _QUAD)
-    dense = outputs / 8 * (31.0 * quads + 3 * -(-quads // 4)) + 22 * outputs
-    return Comparison(float(9 * words.sum() + 36 * outputs), dense, float((rows == 0).mean()), "them")
-
-
-def block_words(rows: Table) -> Words:
-    """Weights [O, taps] for es_gemm_sparse_s8.h, flat. Raises OutOfDomainError."""
-    quads = _quads(rows)
-    live = _live_quads(rows)
-    places: list[int] = []
-    blocks: list[npt.NDArray[np.int8]] = []
-    for channel, mask in zip(quads, live, strict=True):
-        at = np.flatnonzero(mask)
-        at = at if at.size else np.zeros(1, np.int64)
-        steps = np.diff(at, prepend=-1) - 1
-        if len(at) > _MOST or int(steps.max()) > _MOST:
-            raise OutOfDomainError(f"more than {_MOST} blocks, or blocks of zeros, in a row")
-        places += [len(at), *(int(step) for step in steps)]
-        blocks.append(channel[at])
-    data = np.concatenate(blocks).astype(np.int8)
-    filled = np.zeros(-(-len(places) // 4) * 4, np.uint8)
-    filled[: len(places)] = places
-    words = np.ascontiguousarray(data).view("<u4").reshape(-1).astype(np.uint32)
-    return np.concatenate([np.array([len(words)], np.uint32), words, filled.view("<u4").astype(np.uint32)])
-
-
-@dataclass(frozen=True)
-class Entries:
-    """words [all entries / 2] and how many of them belong to each output [O]."""
-
-    words: Words
-    counts: npt.NDArray[np.uint16]
-
-
-def entry_words(rows: Table) -> Entries:
-    """Weights [O, taps] for es_dense_sparse_s8.h. Raises OutOfDomainError."""
-    every: list[int] = []
-    counts: list[int] = []
-    for row in rows:
-        entries: list[tuple[int, int]] = []
-        before = 0
-        for at in np.flatnonzero(row):
-            step = int(at) - before
-            while step > _MOST:
-                entries.append((_MOST, 0))
-                step -= _MOST
-            entries.append((step, int(row[at])))
-            before = int(at)
-        if len(entries) % 2:
-            entries.append((0, 0))
-        counts.append(len(entries) // 2)
-        every += [byte for step, weight in entries for byte in (step, weight & 0xFF)]
-    if max(counts) >= 2**16:
-        raise OutOfDomainError("more than 131,070 weights an output")
-    packed = np.array(every or [0] * 4, np.uint8).view("<u4").astype(np.uint32)
-    return Entries(packed, np.array(counts, np.uint16))
-
-
-def _quads(rows: Table) -> npt.NDArray[np.int8]:
-    """[O, quads, 4], filled with zeros."""
+def _dense_bytes(rows: Table, bits: int) -> int:
+    """Weights of the dense kernels, with a channel's bias, multiplier and shift."""
     outputs, taps = rows.shape
-    full = np.zeros((outputs, -(-taps // _QUAD) * _QUAD), np.int8)
-    full[:, :taps] = rows
-    return full.reshape(outputs, -1, _QUAD)
+    return int(-(-outputs // 2) * 2 * -(-taps // 4) * 4 * bits // 8 + _CHANNEL_BYTES * outputs)
 
 
-def _live_quads(rows: Table) -> npt.NDArray[np.bool_]:
-    return np.asarray((_quads(rows) != 0).any(axis=2))
+_CHANNEL_BYTES = 9
+"""Bias, multiplier and shift."""
+
+
+def compare_convolution(rows: Table, pixels: int, bits: int, pack: bool) -> Comparison:
+    """For weights [O, taps], of `bits` bits in the dense kernel, of a convolution of `pixels` outputs a channel."""
+    outputs, quads = len(rows), -(-rows.shape[1] // sparse_tables.QUAD)
+    dense = -(-outputs // 2) * (24.0 * quads + 3 * -(-quads // 4) + 84)
+    zeros = float((rows == 0).mean())
+    taken, passes = _dense_bytes(rows, bits), -(-pixels // PIXELS)
+    if not zeros:
+        return Comparison(dense, taken, passes, zeros, ())
+    found = []
+    if sparse_tables.blocks_fit(rows):
+        blocks = sparse_tables.live_quads(rows).sum(axis=1)
+        live = blocks > 0
+        cost = np.where(live, 29 + 17 * blocks, _CONSTANT).sum()
+        nbytes = 4 + int(np.where(live, 16 + 4 * blocks, 4).sum()) + int(np.maximum(blocks - 1, 0).sum())
+        found.append(Candidate(BLOCKS, "blocks of four", float(cost), nbytes, slower=_LOADS))
+    halves = -(-sparse_tables.pair_counts(rows) // 2)
+    live = halves > 0
+    cost = np.where(live, 35 + 32 * (halves // 2) + 17 * (halves % 2), _CONSTANT).sum() + _ALL_PAIRS * quads
+    nbytes = 4 + int(np.where(live, 20 + 4 * halves + 4 * -(-halves // 2) - 4, 4).sum())
+    found.append(Candidate(PAIRS, "pairs", float(cost), nbytes, len(sparse_tables.PAIRS) // 2, _LOADS))
+    return Comparison(dense, taken, passes, zeros, tuple(found), pack)
+
+
+_LOADS = 0.12
+"""Of what convolutions that skip do, more are loads of several words, which take a cycle a word: by the cycle tables of
+Cortex-M3 and M4 (edgescale/rigs) as many instructions as this must go before the time does."""
+_CONSTANT = 10
+"""Instructions of a channel without weights."""
+_ALL_PAIRS = 44
+"""Instructions that all pairs of a block's taps cost in the columns of four pixels, beyond the dense kernel's two."""
+
+
+def compare_product(rows: Table, count: int, bits: int, pack: bool) -> Comparison:
+    """For weights [O, taps], of `bits` bits in the dense kernel, of a fully connected layer of `count` rows."""
+    outputs, quads = len(rows), -(-rows.shape[1] // sparse_tables.QUAD)
+    dense = outputs / 8 * (31.0 * quads + 3 * -(-quads // 4)) + 22 * outputs
+    zeros = float((rows == 0).mean())
+    found = []
+    for kernel, unit, packed in ((ENTRIES, "single weights", False), (PACKED, "single weights, packed,", True)):
+        counts = sparse_tables.entry_counts(rows, packed) if zeros else np.zeros(0)
+        if zeros and int(counts.max()) < _MOST_ENTRIES:
+            size, words, base, group = (8, 3, 28, 35) if packed else (4, 2, 22, 17)
+            pairs = -(-counts // 2)
+            whole = pairs // (size // 2)
+            left = pairs % (size // 2)
+            cost = float((base + group * whole + 18 * (left >= 2) + 8 * (left % 2)).sum())
+            nbytes = 4 * int((words * whole + 2 * (left >= 2) + left % 2).sum()) + (2 + _CHANNEL_BYTES) * outputs
+            found.append(Candidate(kernel, unit, cost, nbytes))
+    return Comparison(dense, _dense_bytes(rows, bits), count, zeros, tuple(found), pack)
+
+
+_MOST_ENTRIES = 2**15
+"""Of an output: so many are counted in any form."""

@@ -14,6 +14,7 @@ from edgescale_c.arranged import Arranged
 from edgescale_c.calls import Call
 from edgescale_c.constants import ConstantPool
 from edgescale_c.emission import REGISTRY, LayerCode, Scope
+from edgescale_c.kernels import density
 from edgescale_c.names import layer_symbol
 from edgescale_c.skeleton import EmittedLayer
 
@@ -24,7 +25,8 @@ EMITTERS = (emit_elementwise, emit_recurrent, emit_s16, emit_slice, emit_spatial
 @dataclass
 class Steps:
     """functions: in order of first use; calls: those of a run; details: of each function, for artifact.json
-    (`calls` how often it runs, `steps` as which layers of the plan; `macs` and `bytes` of all its calls)."""
+    (`calls` how often it runs, `steps` as which layers of the plan; `macs` and `bytes` of all its calls; of layers with
+    weights `density`, the share that is not zero, and `exploited`, what comes of the zeros)."""
 
     symbol: str
     functions: list[EmittedLayer] = field(default_factory=list)
@@ -63,6 +65,8 @@ def emit_steps(arranged: Arranged, symbol: str, pool: ConstantPool) -> Steps:
             known[origin, code.body] = len(steps.functions)
             function = EmittedLayer(name, layer.name, layer.op, code, tuple(parameter for parameter, _ in arguments))
             empty: dict[str, Any] = {"kernel": code.kernel, "reason": choice.reason, "nodes": list(layer.nodes)}
+            if (share := density(layer)) is not None:
+                empty |= {"density": round(share, 4), "exploited": choice.exploits}
             steps.add(function, {**empty, "macs": 0, "bytes": 0, "calls": 0, "steps": []})
         position = known[origin, code.body]
         detail = steps.details[position]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import re
 import shutil
 from collections import Counter
@@ -23,36 +22,29 @@ from edgescale.bundle.manifest import (
     DiagnosisFile,
     DiagnosisRecord,
     EntryRecord,
-    Figure,
     FileRecord,
     LayerFile,
     LayerRecord,
-    Limit,
     Manifest,
     MetricRecord,
-    OnnxRecord,
     PolicyRecord,
     PolicyRow,
-    RecipeRecord,
     Record,
-    TargetRecord,
-    TensorRecord,
-    VerdictRecord,
     decode_manifest,
     encode,
     is_manifest,
     sums_text,
 )
 from edgescale.bundle.options import Answers, build_policy
-from edgescale.bundle.policy import preference, smallest, value_of
+from edgescale.bundle.policy import preference, smallest
 from edgescale.bundle.reader import open_bundle
+from edgescale.bundle.records import figures_of, onnx_record, recipe_record, target_record, verdict_record
 from edgescale.control.policy import encode_policy
 from edgescale.core.budget import BUDGET_METRICS, Budget, Budgets
 from edgescale.core.errors import EdgescaleError, UsageError
 from edgescale.core.files import sha256_file, sha256_tree, whole_directory
-from edgescale.core.measurement import METRIC_UNITS
-from edgescale.core.quantity import Quantity, format_value
-from edgescale.core.recipe import SIMULATED, override_texts
+from edgescale.core.quantity import format_value
+from edgescale.core.recipe import SIMULATED
 
 if TYPE_CHECKING:
     from edgescale.core.measurement import Measurement
@@ -177,7 +169,7 @@ def _fill(directory: Path, entries: Sequence[Entry], context: Context) -> None:
         tools=dict(context.tools),
         metric=None if context.metric is None else MetricRecord(name=context.metric, direction=context.direction),
         datasets=tuple(context.datasets),
-        targets=tuple(_target_record(target) for target in {e.target.name: e.target for e in entries}.values()),
+        targets=tuple(target_record(target) for target in {e.target.name: e.target for e in entries}.values()),
         entries=records,
         policies=tuple(
             _policy(name, records, str(context.budgets.of(name)), _write_controller(directory, name, records, given))
@@ -219,13 +211,13 @@ def _write_entry(directory: Path, entry: Entry, name: str, budget: Budget) -> En
     files = _copy_tree(artifact.path, directory, folder)
     if sha256_tree(directory / folder) != artifact.sha256:
         raise EdgescaleError(f"{name}: the artifact in {artifact.path} changed after it was measured; compile it again")
-    figures, broken = _figures(measurement.metrics, artifact.sha256)
+    figures, broken = figures_of(measurement.metrics, artifact.sha256)
     quantities = {metric: figure.quantity() for metric, figure in figures.items()}
     return EntryRecord(
         id=name,
         variant=entry.variant.name,
         model=entry.variant.model,
-        recipe=_recipe(entry.variant),
+        recipe=recipe_record(entry.variant),
         variant_sha256=entry.variant.sha256,
         target=entry.target.name,
         backend=artifact.backend,
@@ -237,79 +229,12 @@ def _write_entry(directory: Path, entry: Entry, name: str, budget: Budget) -> En
         figures=figures,
         unavailable={**measurement.unavailable, **broken},
         environment={key: str(value) for key, value in measurement.environment.items()},
-        verdict=_verdict(budget, quantities),
+        verdict=verdict_record(budget, quantities),
         pareto=entry.pareto,
         selected=entry.selected,
-        onnx=_onnx(artifact) if artifact.kind == "onnx" else None,
+        onnx=onnx_record(artifact) if artifact.kind == "onnx" else None,
         layers=_write_layers(directory, name, artifact.sha256, measurement),
         diagnosis=_write_diagnosis(directory, name, entry.variant),
-    )
-
-
-def _recipe(variant: Variant) -> RecipeRecord:
-    recipe = variant.recipe
-    return RecipeRecord(
-        name=str(recipe),
-        weight_bits=recipe.weight_bits,
-        activation_bits=recipe.activation_bits,
-        observer=recipe.observer,
-        percentile=recipe.percentile,
-        overrides=override_texts(recipe),
-        simulated=recipe.simulated or "",
-    )
-
-
-def _figures(metrics: Mapping[str, Quantity], artifact_sha256: str) -> tuple[dict[str, Figure], dict[str, str]]:
-    """The finite figures, and a reason for each that is not: JSON has no NaN and no infinity."""
-    figures: dict[str, Figure] = {}
-    broken: dict[str, str] = {}
-    for metric, quantity in metrics.items():
-        value = float(quantity.value)
-        if quantity.unit != METRIC_UNITS.get(metric, quantity.unit):
-            raise EdgescaleError(f"a rig gave {metric} in {quantity.unit!r}; it is counted in {METRIC_UNITS[metric]!r}")
-        if not math.isfinite(value):
-            broken[metric] = f"the rig reported {value}"
-            continue
-        figures[metric] = Figure(
-            value=value,
-            unit=quantity.unit,
-            source=quantity.source,
-            artifact_sha256=artifact_sha256,
-            note=quantity.note,
-        )
-    return figures, broken
-
-
-def _verdict(budget: Budget, figures: Mapping[str, Quantity]) -> VerdictRecord:
-    unmet = tuple(
-        Limit(metric=c.metric, relation=c.relation, limit=c.limit, unit=c.unit, value=value_of(figures, c.metric))
-        for c in budget.unmet(figures)
-    )
-    return VerdictRecord(feasible=not unmet, unmet=unmet)
-
-
-def _onnx(artifact: Artifact) -> OnnxRecord:
-    meta = artifact.meta
-    try:
-        return OnnxRecord(
-            file=str(meta["file"]),
-            session=dict(meta["session"]),
-            inputs=tuple(_tensor(spec) for spec in meta["inputs"]),
-            outputs=tuple(_tensor(spec) for spec in meta["outputs"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise EdgescaleError(f"back end {artifact.backend}: its artifact lacks or breaks {error} in meta") from None
-
-
-def _tensor(spec: Mapping[str, object]) -> TensorRecord:
-    import numpy as np
-
-    shape = spec["shape"]
-    if not isinstance(shape, Sequence):
-        raise TypeError("shape")
-    # Through np.dtype, so that a name NumPy does not know is found here and not on the device.
-    return TensorRecord(
-        name=str(spec["name"]), shape=tuple(int(n) for n in shape), dtype=np.dtype(str(spec["dtype"])).name
     )
 
 
@@ -322,7 +247,7 @@ def _write_layers(directory: Path, name: str, artifact_sha256: str, measurement:
             op=layer.op,
             macs=int(layer.macs),
             kernel=layer.kernel,
-            metrics=_figures(layer.metrics, artifact_sha256)[0],
+            metrics=figures_of(layer.metrics, artifact_sha256)[0],
         )
         for layer in measurement.layers
     )
@@ -342,16 +267,6 @@ def _write_diagnosis(directory: Path, name: str, variant: Variant) -> FileRecord
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(encode(content))
     return _file_record(directory, path)
-
-
-def _target_record(target: Target) -> TargetRecord:
-    return TargetRecord(
-        name=target.name,
-        title=target.title,
-        cpu=target.core.cpu,
-        clock_hz=target.core.clock_hz,
-        profile_sha256=target.sha256,
-    )
 
 
 def _write_controller(

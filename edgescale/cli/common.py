@@ -30,7 +30,7 @@ memory_option = click.option(
     type=click.Choice(MEMORY_MODES),
     default="balanced",
     show_default=True,
-    help="Generated C: spend instructions to save RAM, neither, or RAM and flash to save instructions.",
+    help="Generated C: spend instructions to save RAM and flash, flash alone, neither, or both to save instructions.",
 )
 override_option = click.option(
     "--override",

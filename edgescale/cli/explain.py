@@ -197,7 +197,7 @@ def _explain_layer(bundle: Bundle, wanted: str, target: str | None, as_json: boo
         table.add_column(heading, overflow="fold")
     for entry, layer, total in found:
         for metric, quantity in layer.metrics.items():
-            share = f"{quantity.value / total[metric]:.1%}" if total[metric] else "-"
+            share = f"{quantity.value / total[metric]:.1%}" if total[metric] and metric != "density" else "-"
             cells = (
                 plain(entry.id),
                 plain(layer.name),

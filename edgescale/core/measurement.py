@@ -28,6 +28,7 @@ METRIC_UNITS: dict[str, str] = {
     "drop": "1",
     "npu": "1",
     "npu_macs": "1",
+    "density": "1",
 }
 
 

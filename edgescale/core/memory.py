@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-Memory = Literal["smallest", "balanced", "fastest"]
-"""smallest: the least RAM, for some more instructions; balanced: no instruction is spent to save RAM; fastest: flash
-and RAM are spent to save instructions."""
+Memory = Literal["smallest", "packed", "balanced", "fastest"]
+"""smallest: the least RAM and flash, for some more instructions; packed: the least flash alone; balanced: no
+instruction is spent to save RAM or flash; fastest: flash and RAM are spent to save instructions."""
 
-MEMORY_MODES: tuple[Memory, ...] = ("smallest", "balanced", "fastest")
+MEMORY_MODES: tuple[Memory, ...] = ("smallest", "packed", "balanced", "fastest")
+
+PACKING: tuple[Memory, ...] = ("smallest", "packed")
+"""Modes in which flash counts for more than instructions."""

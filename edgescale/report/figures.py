@@ -31,6 +31,7 @@ COLUMNS: dict[str, str] = {
     "stack": "stack",
     "npu": "on NPU",
     "npu_macs": "MACs on NPU",
+    "density": "density",
 }
 MISSING = "-"
 
@@ -48,6 +49,8 @@ def show_value(metric: str, quantity: Quantity | None) -> str:
         return f"{quantity.value * 100:+.2f} pt"
     if metric == "accuracy" and quantity.value <= 1:
         return f"{quantity.value * 100:.2f} %"
+    if metric == "density":
+        return f"{quantity.value:.2f}"
     if metric in ("npu", "npu_macs"):
         return f"{quantity.value * 100:.0f} %" if quantity.value in (0, 1) else f"{quantity.value * 100:.1f} %"
     return format_value(quantity.value, quantity.unit)

@@ -8,11 +8,14 @@ from typing import Protocol
 from rich.table import Table
 
 from edgescale.core.quantity import Quantity
-from edgescale.report.figures import add_figure_columns, figure_cells, plain
+from edgescale.report.figures import MISSING, add_figure_columns, figure_cells, plain, show_value
 
 COST_ORDER = ("cycles", "instructions", "latency")
 """What layers are ranked by: the first of these that the rig gave."""
 
+
+DENSE = 0.6
+"""Density from which on nobody expects zeros to be skipped."""
 
 NAME_WIDTH = 32
 """Columns a layer's name keeps on a narrow terminal before it is folded."""
@@ -60,6 +63,11 @@ def layer_table(layers: Sequence[LayerLike], title: str, limit: int | None = Non
         table.add_column("share", justify="right")
         table.add_column("per MAC", justify="right")
     table.add_column("kernel", overflow="fold")
+    # What exploits zeros matters where a layer has many.
+    sparse = any("density" in row and row["density"].value < DENSE for row in rows)
+    if sparse:
+        table.add_column("density", justify="right")
+        table.add_column("exploited by", overflow="fold")
     for index, layer in chosen:
         extra = []
         if metric:
@@ -67,7 +75,14 @@ def layer_table(layers: Sequence[LayerLike], title: str, limit: int | None = Non
             per_mac = f"{cost / layer.macs:.2f}" if layer.macs and metric != "latency" else "-"
             extra = [f"{cost / total:.1%}" if total else "-", per_mac]
         cells = figure_cells(layer.metrics, shown, rows)
-        table.add_row(str(index), plain(layer.name), layer.op, f"{layer.macs:,}", *cells, *extra, plain(layer.kernel))
+        if sparse:
+            found = layer.metrics.get("density")
+            zeros = [show_value("density", found), plain(found.note) if found and found.note else MISSING]
+        else:
+            zeros = []
+        table.add_row(
+            str(index), plain(layer.name), layer.op, f"{layer.macs:,}", *cells, *extra, plain(layer.kernel), *zeros
+        )
     return table
 
 

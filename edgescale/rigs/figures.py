@@ -34,10 +34,13 @@ def kernel_text(layer: Mapping[str, Any]) -> str:
 
 def static_figures(layer: Mapping[str, Any]) -> dict[str, Quantity]:
     """Figures of a layer that follow from the program alone."""
-    if "bytes" not in layer:
-        return {}
-    note = "inputs, output and weights, each once a call"
-    return {"traffic": Quantity(int(layer["bytes"]), "B", "modelled", note)}
+    found = {}
+    if "bytes" in layer:
+        note = "inputs, output and weights, each once a call"
+        found["traffic"] = Quantity(int(layer["bytes"]), "B", "modelled", note)
+    if "density" in layer:
+        found["density"] = Quantity(float(layer["density"]), "1", "measured", layer.get("exploited", ""))
+    return found
 
 
 def instruction_limit(artifact: Artifact) -> int:

@@ -156,10 +156,10 @@ class Harness:
                 else:
                     np.testing.assert_allclose(value, wanted[name], rtol=2e-5, atol=2e-5, err_msg=message)
 
-    def one_artifact(self, programs: list[Program], made: list[Generated], family: str) -> Artifact:
+    def one_artifact(self, programs: list[Program], made: list[Generated], family: str, **options) -> Artifact:
         """All programs behind one input and one output: the bytes of each, in turn."""
         folder = self.new_folder()
-        self.write(programs, folder, family=family)
+        self.write(programs, folder, family=family, **options)
         sizes = [[sum(port["bytes"] for port in one.meta[kind]) for one in made] for kind in ("inputs", "outputs")]
         steps = []
         for one in made:
@@ -201,8 +201,9 @@ void es_all_run(void)
         (folder / "artifact.json").write_text(json.dumps(meta))
         return Artifact("all", "any", "edgescale_c", "c", folder, sha256_tree(folder), meta)
 
-    def check_emulated(self, built: Built, core: str, seed: int, family: str, compiler: str = "zig") -> None:
-        """As `check`, on an emulated core: all programs are one image, for the kernels of `family`."""
+    def check_emulated(self, built: Built, core: str, seed: int, family: str, compiler: str = "zig", **options) -> None:
+        """As `check`, on an emulated core: all programs are one image, for the kernels of `family`; options: those of
+        `generate` with which `built` was made."""
         from edgescale.rigs import get_rig
 
         target = load_target(core)
@@ -211,7 +212,7 @@ void es_all_run(void)
         wanted = [reference.run(p, x) for p, x in zip(built.programs, given_inputs, strict=True)]
         stored = np.concatenate([v.reshape(len(v), -1) for x in given_inputs for v in x.values()], axis=1)
         expected = np.concatenate([v.reshape(len(v), -1) for x in wanted for v in x.values()], axis=1)
-        artifact = self.one_artifact(built.programs, built.generated, family)
+        artifact = self.one_artifact(built.programs, built.generated, family, **options)
         got = get_rig(target.rig).raw_executor(artifact, target)(stored)
         at = 0
         for program, outputs in zip(built.programs, wanted, strict=True):

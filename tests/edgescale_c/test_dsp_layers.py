@@ -130,18 +130,21 @@ def others(draw):
 
 
 @st.composite
-def sparse(draw):
-    """A convolution or a product of single rows most of whose weights are zero, in blocks of four or anywhere."""
+def sparse(draw, unit: str):
+    """A layer most of whose weights are zero: a convolution where blocks of four are, or any number of each four; or a
+    product of single rows with few weights, anywhere."""
     rng = np.random.default_rng(draw(seeds))
-    outputs, keep = draw(st.integers(1, 9)), draw(st.sampled_from([0.0, 0.05, 0.1, 0.25]))
-    convolution = draw(st.booleans())
+    convolution = unit in ("blocks", "pairs")
+    outputs = draw({"pairs": st.integers(16, 28), "packed": st.integers(24, 30)}.get(unit, st.integers(1, 9)))
+    keep = draw(st.sampled_from([0.2, 0.3] if unit in ("pairs", "packed") else [0.0, 0.05, 0.1, 0.25]))
     k = draw(st.sampled_from([1, 3])) if convolution else 1
-    depth = draw(st.sampled_from([16, 21, 32, 40] if convolution else [40, 90, 700]))
+    depths = {"blocks": [16, 21, 32, 40], "pairs": [32, 40, 53] if k == 1 else [16, 17], "entries": [40, 90, 700]}
+    depth = draw(st.sampled_from(depths.get(unit, [300, 411])))
     rows = weights(draw, (outputs, k * k * depth))
-    if convolution and draw(st.booleans()):
+    if unit == "blocks":
         rows = rows * np.repeat(rng.random((outputs, -(-rows.shape[1] // 4))) < keep, 4, axis=1)[:, : rows.shape[1]]
     else:
-        rows = rows * (rng.random(rows.shape) < keep * (0.3 if convolution else 1))
+        rows = rows * (rng.random(rows.shape) < keep)
     w, b = rows.astype(np.int8).reshape(outputs, k, k, depth), bias(draw, outputs)
     bound = int(np.abs(rows).sum(axis=1).max()) * 128 + int(np.abs(b).max())
     q = requant(draw, outputs, bound, "double" if convolution else draw(st.sampled_from(["single", "double"])))
@@ -155,7 +158,15 @@ def sparse(draw):
     return layer, [int8("x", (1, side, side, depth), source)], int8("y", (1, side, side, outputs), made)
 
 
-KINDS = {"sparse": sparse(), "conv": windows(False), "depthwise": windows(True), "dense": dense(), "others": others()}
+SPARSE = {"blocks": "sparse_blocks", "pairs": "sparse_pairs", "entries": "dsp_sparse", "packed": "dsp_packed"}
+"""What the kernels' names hold."""
+
+KINDS = {unit: sparse(unit) for unit in SPARSE} | {
+    "conv": windows(False),
+    "depthwise": windows(True),
+    "dense": dense(),
+    "others": others(),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -172,11 +183,12 @@ def test_dsp_layers_equal_the_reference(shared_harness, kind, data, seed):
     harness = shared_harness
     drawn = data.draw(st.lists(KINDS[kind], min_size=20, max_size=20))
     programs = [harness.program([layer], x, y) for layer, x, y in drawn]
-    built = harness.build(programs, "-O2", family="dsp")
+    memory = "packed" if kind == "packed" else "balanced"
+    built = harness.build(programs, "-O2", family="dsp", memory=memory)
     names = [one.meta["layers"][0]["kernel"] for one in built.generated]
     assert sum("dsp" in name for name in names) > 10, [one.meta["layers"][0]["reason"] for one in built.generated]
-    if kind == "sparse":
-        assert sum("sparse" in name for name in names) > 10, names
+    if kind in SPARSE:
+        assert sum(SPARSE[kind] in name for name in names) > 10, names
     harness.check(built, seed)
     if all(importlib.util.find_spec(package) for package in ("unicorn", "ziglang", "capstone", "elftools")):
-        harness.check_emulated(built, CORES[seed % 3], seed, "dsp")
+        harness.check_emulated(built, CORES[seed % 3], seed, "dsp", memory=memory)

@@ -2,41 +2,120 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from edgescale_c import dsp_choice, sparse
+from edgescale_c import sparse_tables as tables
 from edgescale_c.pack import OutOfDomainError
+from edgescale_c.sparse_tables import Channels
 
+from edgescale.core.memory import Memory
 from edgescale.lower.program import Conv2D, FullyConnected, Port, Program, Requant, Tensor
 
 
+def signed(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def weights_of(word: int) -> list[int]:
+    return [signed(word >> 8 * i & 0xFF, 8) for i in range(4)]
+
+
+def decode_stream(words: np.ndarray, outputs: int, taps: int, read_channel) -> tuple[np.ndarray, int]:
+    """The weights that es_gemm_sparse_s8.h reads, and where the stream ends. `read_channel(at, row)` fills a channel
+    and returns where its head and the next channel are."""
+    rows = np.zeros((outputs, -(-taps // 4) * 4), np.int8)
+    head, at = int(words[0]), 1
+    for row in rows:
+        kind = head >> 8 & 3
+        assert kind in (0, 1, 3)
+        if kind == 3:
+            head, at = int(words[at]), at + 1
+        else:
+            head_at, at = read_channel(at, row)
+            head = int(words[head_at])
+    assert head >> 8 & 3 == 2
+    return rows[:, :taps], at
+
+
 def decode_blocks(words: np.ndarray, outputs: int, taps: int) -> np.ndarray:
-    """The weights that es_gemm_sparse_s8.h reads from its table."""
-    count = int(words[0])
-    blocks = words[1 : 1 + count].astype("<u4").view(np.int8).reshape(-1, 4)
-    places = words[1 + count :].astype("<u4").view(np.uint8)
-    rows = np.zeros((outputs, -(-taps // 4), 4), np.int8)
-    at = block = 0
-    for channel in range(outputs):
-        live, at, quad = int(places[at]), at + 1, 0
-        for _ in range(live):
-            quad += int(places[at])
-            rows[channel, quad] = blocks[block]
-            at, block, quad = at + 1, block + 1, quad + 1
-    assert block == count
-    return rows.reshape(outputs, -1)[:, :taps]
+    length = int(words[0]) >> 10
+    places = iter(words[1 + length :].astype("<u4").view(np.uint8))
+    position = 0
+
+    def channel(at: int, row: np.ndarray) -> tuple[int, int]:
+        nonlocal position
+        head = int(words[at + 2])
+        others = head >> 23
+        position += signed(head >> 10 & 0x1FFF, 13)
+        for index, word in enumerate([words[at + 1], *words[at + 3 : at + 3 + others]]):
+            position += int(next(places)) if index else 0
+            row[4 * position : 4 * position + 4] = weights_of(int(word))
+            position += 1
+        return at + 2, at + 3 + others + 2
+
+    rows, end = decode_stream(words, outputs, taps, channel)
+    assert end == 1 + length
+    return rows
 
 
-def decode_entries(entries: sparse.Entries, taps: int) -> np.ndarray:
+def decode_pairs(words: np.ndarray, outputs: int, taps: int) -> np.ndarray:
+    pairs = [(0, 2), (1, 3), (0, 1), (2, 3), (0, 3), (1, 2)]
+
+    def channel(at: int, row: np.ndarray) -> tuple[int, int]:
+        head = int(words[at + 3])
+        weights, steps, later = int(words[at + 1]), int(words[at + 2]), at + 4
+        place, first = 0, 2 * (head >> 10 & 1)
+        for _ in range((head >> 11) + 1):
+            for i in range(first, 4):
+                if i == 2 and not first:
+                    weights, later = int(words[later]), later + 1
+                step = steps >> 8 * i & 0xFF
+                assert step % 16 == 0
+                place += step // 16
+                four = weights_of(weights)
+                for tap, value in zip(pairs[place % 6], four[i % 2 :: 2], strict=True):
+                    if value:
+                        row[place // 6 * 4 + tap] += value
+            weights, steps, later, first = int(words[later]), int(words[later + 1]), later + 2, 0
+        return at + 3, later
+
+    rows, end = decode_stream(words, outputs, taps, channel)
+    assert end == len(words)
+    return rows
+
+
+def decode_entries(entries: tables.Entries, taps: int, packed: bool) -> np.ndarray:
     """The weights that es_dense_sparse_s8.h reads."""
-    pairs = entries.words.astype("<u4").view(np.uint8).reshape(-1, 2)
-    rows, first = np.zeros((len(entries.counts), taps), np.int8), 0
+    words = iter(entries.words.astype("<u4"))
+    rows = np.zeros((len(entries.counts), taps), np.int8)
+
+    def four(steps: list[int]) -> list[tuple[int, int]]:
+        return list(zip(steps, weights_of(int(next(words))), strict=True))
+
+    def steps_of(word: int) -> list[int]:
+        return [word >> 8 * i & 0xFF for i in range(4)]
+
     for row, count in zip(rows, entries.counts, strict=True):
+        found: list[tuple[int, int]] = []
+        for _ in range(count >> 2):
+            steps = steps_of(int(next(words)))
+            if packed:
+                found += four([step & 15 for step in steps]) + four([step >> 4 for step in steps])
+            else:
+                found += four(steps)
+        if count & 2:
+            assert packed
+            found += four(steps_of(int(next(words))))
+        if count & 1:
+            step, weight, other_step, other = (byte & 0xFF for byte in weights_of(int(next(words))))
+            found += [(step, signed(weight, 8)), (other_step, signed(other, 8))]
         place = 0
-        for step, weight in pairs[first : first + 2 * int(count)]:
-            place += int(step)
-            row[place] += np.uint8(weight).view(np.int8)
-        first += 2 * int(count)
+        for step, weight in found:
+            place += step
+            row[place] += weight
     return rows
 
 
@@ -46,19 +125,25 @@ def test_tables_hold_the_weights(seed):
     outputs, taps = int(rng.integers(1, 9)), int(rng.integers(1, 900))
     rows = rng.integers(-128, 128, (outputs, taps)).astype(np.int8) * (rng.random((outputs, taps)) < rng.random() * 0.3)
     rows = rows.astype(np.int8)
-    np.testing.assert_array_equal(decode_blocks(sparse.block_words(rows), outputs, taps), rows)
-    np.testing.assert_array_equal(decode_entries(sparse.entry_words(rows), taps), rows)
+    channels = Channels(np.zeros(outputs, np.int64), np.full(outputs, 2**30), np.full(outputs, 7), 1)
+    np.testing.assert_array_equal(decode_blocks(tables.block_stream(rows, channels), outputs, taps), rows)
+    np.testing.assert_array_equal(decode_pairs(tables.pair_stream(rows, channels), outputs, taps), rows)
+    for packed in (False, True):
+        np.testing.assert_array_equal(decode_entries(tables.entry_words(rows, packed), taps, packed), rows)
 
 
 def test_far_places():
     rows = np.zeros((2, 2000), np.int8)
     rows[0, [0, 1999]] = -128, 5
-    np.testing.assert_array_equal(decode_entries(sparse.entry_words(rows), 2000), rows)
+    channels = Channels(np.zeros(2, np.int64), np.full(2, 2**30), np.full(2, 7), 1)
+    for packed in (False, True):
+        np.testing.assert_array_equal(decode_entries(tables.entry_words(rows, packed), 2000, packed), rows)
+    np.testing.assert_array_equal(decode_pairs(tables.pair_stream(rows, channels), 2, 2000), rows)
     with pytest.raises(OutOfDomainError, match="255"):
-        sparse.block_words(rows)
+        tables.block_stream(rows, channels)
 
 
-def chosen(weights: np.ndarray, *, convolution: bool):
+def chosen(weights: np.ndarray, *, convolution: bool, memory: Memory = "balanced"):
     """The choice for a layer of these weights [O, taps]."""
     outputs, taps = weights.shape
     bias, scaling = (
@@ -73,17 +158,38 @@ def chosen(weights: np.ndarray, *, convolution: bool):
     else:
         layer = FullyConnected("f", ("x",), "y", weights.astype(np.int8), bias, scaling, (-128, 127))
     ports = [Port(t.name, t.name, t.shape, tuple(range(len(t.shape)))) for t in (x, y)]
-    return dsp_choice.choose(Program("p", {"x": x, "y": y}, (ports[0],), (ports[1],), (layer,)), layer)
+    return dsp_choice.choose(Program("p", {"x": x, "y": y}, (ports[0],), (ports[1],), (layer,)), layer, memory)
 
 
-def test_two_of_four_is_declined_and_says_by_how_much():
-    rng = np.random.default_rng(0)
-    weights = rng.integers(1, 100, (64, 64))
-    weights.reshape(64, 16, 4)[..., ::2] = 0
-    found = chosen(weights, convolution=True)
+def two_of_four(outputs: int, taps: int) -> np.ndarray:
+    weights = np.random.default_rng(0).integers(1, 100, (outputs, taps))
+    weights.reshape(outputs, -1, 4)[..., ::2] = 0
+    return weights
+
+
+def test_two_of_four_goes_by_pairs_and_says_what_that_saves():
+    found = chosen(two_of_four(64, 64), convolution=True)
+    assert found.name == sparse.PAIRS
+    assert re.fullmatch(
+        r"skipping pairs takes \d+% fewer instructions \([\d,]+ fewer\) and [\d,]+ B fewer", found.exploits
+    )
+
+
+def test_layers_that_would_lose_are_told_by_how_much():
+    # Two outputs do not earn back what all pairs of the columns cost, and no block is without weights.
+    few = chosen(two_of_four(2, 64), convolution=True)
+    assert few.name == "conv2d_s8_dsp_4x2"
+    more = r"nothing: skipping blocks of four would take \d+% more instructions \([\d,]+ more\) and [\d,]+ B \w+"
+    assert re.fullmatch(more, few.exploits)
+    product = chosen(two_of_four(64, 64), convolution=False)
+    assert "sparse" not in product.name
+    assert product.exploits.startswith("nothing: skipping single weights would take")
+
+
+def test_layers_without_the_room_are_told_so():
+    found = chosen(two_of_four(40, 2048), convolution=True)
     assert "sparse" not in found.name
-    assert found.reason.startswith("50% of the weights are zero; skipping blocks of four would take")
-    assert found.reason.endswith("% more instructions")
+    assert found.exploits.endswith("but needs 49,152 B of scratch, 18,792 B are granted")
 
 
 def test_blocks_and_single_weights_are_skipped_where_it_pays():
@@ -92,4 +198,44 @@ def test_blocks_and_single_weights_are_skipped_where_it_pays():
     blocks = weights * np.repeat(rng.random((64, 16)) < 0.25, 4, axis=1)
     assert chosen(blocks, convolution=True).name == sparse.BLOCKS
     assert chosen(weights * (rng.random((64, 64)) < 0.1), convolution=False).name == sparse.ENTRIES
-    assert "sparse" not in chosen(weights, convolution=True).name + chosen(weights, convolution=False).name
+    for convolution in (True, False):
+        dense = chosen(weights, convolution=convolution)
+        assert "sparse" not in dense.name
+        assert not dense.exploits
+
+
+def test_pairs_are_counted_without_making_them():
+    rng = np.random.default_rng(1)
+    for share in (0.0, 0.01, 0.2, 0.5, 1.0):
+        rows = rng.integers(1, 100, (5, 300)) * (rng.random((5, 300)) < share)
+        made = [tables._pair_entries(quads) for quads in tables._quads(rows)]
+        assert list(tables.pair_counts(rows)) == [len(entries) for entries in made]
+        for packed, most in ((False, 255), (True, 15)):
+            single = [tables._entries(row, most) for row in rows]
+            assert list(tables.entry_counts(rows, packed)) == [len(entries) for entries in single]
+
+
+def test_flash_is_packed_where_it_counts():
+    weights = np.random.default_rng(0).integers(1, 100, (64, 256))
+    weights[np.random.default_rng(1).random(weights.shape) < 0.75] = 0
+    plain, packed = (chosen(weights, convolution=False, memory=memory) for memory in ("balanced", "packed"))
+    assert plain.name == "fully_connected_s8_dsp_1x8"
+    assert packed.name == sparse.PACKED
+    assert re.search(r"takes \d+% more instructions \([\d,]+ more\) and [\d,]+ B fewer$", packed.exploits)
+    words = tables.entry_words(weights, packed=True)
+    assert plain.packing == packed.packing
+    assert plain.packing.nbytes == weights.size - words.words.nbytes - words.counts.nbytes
+    assert plain.packing.instructions > 0
+
+
+def test_packing_has_a_limit():
+    # Half of the weights left: packed they would take more than twice the instructions.
+    weights = np.random.default_rng(0).integers(1, 100, (64, 256)) * (np.arange(256) % 2)
+    assert chosen(weights, convolution=False, memory="packed").name == "fully_connected_s8_dsp_1x8"
+
+
+def test_the_least_ram_has_no_room_for_pairs():
+    assert chosen(two_of_four(64, 64), convolution=True, memory="packed").name == sparse.PAIRS
+    found = chosen(two_of_four(64, 64), convolution=True, memory="smallest")
+    assert "sparse" not in found.name
+    assert "B of scratch" in found.exploits

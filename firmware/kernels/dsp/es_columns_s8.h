@@ -37,22 +37,49 @@ ES_INLINE uint32_t *es_expand_s8(const int8_t *from, int32_t words, uint32_t *to
     return to;
 }
 
-/* The same with `count` taps of one value; a multiple of four. */
-ES_INLINE uint32_t *es_expand_fill_s8(int32_t value, int32_t count, uint32_t *to)
+/* Words of a pixel that quads of its taps become: as above, or all six pairs of the four, as es_gemm_pairs_s8 has them. */
+#define ES_COLUMN_QUADS 2
+#define ES_COLUMN_PAIRS 6
+
+ES_INLINE uint32_t *es_expand_pairs_s8(const int8_t *from, int32_t words, uint32_t *to)
 {
-    const uint32_t pair = es_pair(value, value);
     ES_UNROLL_NOT
-    for (; count > 0; count -= 4) {
-        to[0] = pair;
-        to[4] = pair;
-        to += 8;
+    for (; words > 0; words--) {
+        const uint32_t a = es_load_word(from), even = es_sxtb16(a), odd = es_sxtb16_odd(a);
+        to[0] = even;
+        to[4] = odd;
+        to[8] = es_low_halves(even, odd);
+        to[12] = es_high_halves(even, odd);
+        to[16] = es_mixed_halves(even, odd);
+        to[20] = es_mixed_halves(odd, even);
+        from += 4;
+        to += 24;
     }
     return to;
 }
 
-/* One pixel of a convolution whose in_c is a multiple of four. */
+ES_INLINE uint32_t *es_expand_any_s8(const int8_t *from, int32_t words, uint32_t *to, int32_t form)
+{
+    return form == ES_COLUMN_PAIRS ? es_expand_pairs_s8(from, words, to) : es_expand_s8(from, words, to);
+}
+
+/* The same with `count` taps of one value; a multiple of four. */
+ES_INLINE uint32_t *es_expand_fill_s8(int32_t value, int32_t count, uint32_t *to, int32_t form)
+{
+    const uint32_t pair = es_pair(value, value);
+    ES_UNROLL_NOT
+    for (; count > 0; count -= 4) {
+        ES_UNROLL_FULL
+        for (int32_t i = 0; i < form; i++)
+            to[4 * i] = pair;
+        to += 4 * form;
+    }
+    return to;
+}
+
+/* One pixel of a convolution whose in_c is a multiple of four. form: ES_COLUMN_QUADS or ES_COLUMN_PAIRS. */
 ES_INLINE void es_column_s8(const int8_t *in, int32_t oy, int32_t ox, const es_window *g, int32_t zero_point,
-                            uint32_t *to)
+                            uint32_t *to, int32_t form)
 {
     const int32_t iy = oy * g->stride_h - g->pad_top, ix = ox * g->stride_w - g->pad_left;
     const int32_t depth = g->in_c;
@@ -61,16 +88,16 @@ ES_INLINE void es_column_s8(const int8_t *in, int32_t oy, int32_t ox, const es_w
     for (int32_t ky = 0; ky < g->k_h; ky++) {
         const int32_t y = iy + ky * g->dilation_h;
         if (y < 0 || y >= g->in_h) {
-            to = es_expand_fill_s8(zero_point, g->k_w * depth, to);
+            to = es_expand_fill_s8(zero_point, g->k_w * depth, to, form);
         } else {
             const int32_t runs = whole ? 1 : g->k_w, taps = whole ? g->k_w * depth : depth;
             ES_UNROLL_NOT
             for (int32_t run = 0; run < runs; run++) {
                 const int32_t x = ix + run * g->dilation_w;
                 if (x < 0 || x >= g->in_w)
-                    to = es_expand_fill_s8(zero_point, depth, to);
+                    to = es_expand_fill_s8(zero_point, depth, to, form);
                 else
-                    to = es_expand_s8(in + (y * g->in_w + x) * depth, taps >> 2, to);
+                    to = es_expand_any_s8(in + (y * g->in_w + x) * depth, taps >> 2, to, form);
             }
         }
     }

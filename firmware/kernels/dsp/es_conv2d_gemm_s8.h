@@ -53,13 +53,13 @@ ES_INLINE int32_t es_window_is_short(const es_window *g)
            g->dilation_w == 1;
 }
 
-/* One pixel's column; `quads`: in_c is a multiple of four. */
+/* One pixel's column; `quads`: in_c is a multiple of four. form: as es_columns_s8.h has it. */
 ES_INLINE void es_conv2d_gemm_column_s8(const int8_t *in, int32_t oy, int32_t ox, const es_conv2d_columns *k,
-                                        int32_t quads, int8_t *gathered, uint32_t *to)
+                                        int32_t quads, int8_t *gathered, uint32_t *to, int32_t form)
 {
     const es_window *g = &k->window;
     if (quads) {
-        es_column_s8(in, oy, ox, g, k->in_zero_point, to);
+        es_column_s8(in, oy, ox, g, k->in_zero_point, to, form);
         return;
     }
     if (es_window_is_short(g) && es_row_is_full(g, oy) && es_column_is_full(g, ox)) {
@@ -68,17 +68,17 @@ ES_INLINE void es_conv2d_gemm_column_s8(const int8_t *in, int32_t oy, int32_t ox
     } else {
         es_gather_s8(in, oy, ox, g, k->in_zero_point, gathered);
     }
-    (void)es_expand_s8(gathered, k->gemm.tap_pairs >> 1, to);
+    (void)es_expand_any_s8(gathered, k->gemm.tap_pairs >> 1, to, form);
 }
 
-/* scratch: 16 * tap_pairs bytes of columns, then, where in_c is no multiple of four, 2 * tap_pairs bytes for a
- * pixel's taps; aligned to four. */
+/* scratch: 16 * tap_pairs bytes of columns, or 48 * tap_pairs where all pairs are needed; then, where in_c is no multiple
+ * of four, 2 * tap_pairs bytes for a pixel's taps; aligned to four. */
 ES_INLINE void es_conv2d_gemm_blocks_s8(const int8_t *in, int8_t *out, uint32_t *scratch, const es_conv2d_columns *k,
-                                        int32_t quads)
+                                        int32_t quads, int32_t form)
 {
     const es_window *g = &k->window;
     const int32_t pixels = g->out_h * g->out_w;
-    int8_t *const gathered = (int8_t *)(void *)(scratch + 4 * k->gemm.tap_pairs);
+    int8_t *const gathered = (int8_t *)(void *)(scratch + 2 * form * k->gemm.tap_pairs);
     es_gemm_block block = es_conv2d_gemm_block(&k->gemm, scratch);
     int32_t oy = 0, ox = 0;
     ES_UNROLL_NOT
@@ -89,7 +89,7 @@ ES_INLINE void es_conv2d_gemm_blocks_s8(const int8_t *in, int8_t *out, uint32_t 
             block.end[p] = out + es_min_s32(p + 1, real) * g->out_c;
             if (p >= real)
                 continue;
-            es_conv2d_gemm_column_s8(in, oy, ox, k, quads, gathered, scratch + p);
+            es_conv2d_gemm_column_s8(in, oy, ox, k, quads, gathered, scratch + p, form);
             if (++ox == g->out_w) {
                 ox = 0;
                 oy++;
@@ -104,19 +104,31 @@ ES_INLINE void es_conv2d_gemm_blocks_s8(const int8_t *in, int8_t *out, uint32_t 
 static ES_NOINLINE ES_UNUSED void es_conv2d_gemm_s8(const int8_t *in, int8_t *out, uint32_t *scratch,
                                                     const es_conv2d_columns *k)
 {
-    es_conv2d_gemm_blocks_s8(in, out, scratch, k, 1);
+    es_conv2d_gemm_blocks_s8(in, out, scratch, k, 1, ES_COLUMN_QUADS);
 }
 
 /* For other layers, mostly a net's first: a copy for each, which knows its window. */
 ES_INLINE void es_conv2d_gemm_any_s8(const int8_t *in, int8_t *out, uint32_t *scratch, const es_conv2d_columns *k)
 {
-    es_conv2d_gemm_blocks_s8(in, out, scratch, k, 0);
+    es_conv2d_gemm_blocks_s8(in, out, scratch, k, 0, ES_COLUMN_QUADS);
+}
+
+/* Both for the kernel of pairs. */
+static ES_NOINLINE ES_UNUSED void es_conv2d_pairs_s8(const int8_t *in, int8_t *out, uint32_t *scratch,
+                                                     const es_conv2d_columns *k)
+{
+    es_conv2d_gemm_blocks_s8(in, out, scratch, k, 1, ES_COLUMN_PAIRS);
+}
+
+ES_INLINE void es_conv2d_pairs_any_s8(const int8_t *in, int8_t *out, uint32_t *scratch, const es_conv2d_columns *k)
+{
+    es_conv2d_gemm_blocks_s8(in, out, scratch, k, 0, ES_COLUMN_PAIRS);
 }
 
 /* For 1x1 windows that neither move by more than a pixel nor see padding, in_c a multiple of four: the same, pixel
  * after pixel of the input. */
-static ES_NOINLINE ES_UNUSED void es_conv2d_gemm_1x1_s8(const int8_t *in, int8_t *out, uint32_t *scratch,
-                                                        const es_conv2d_gemm *k, int32_t pixels)
+ES_INLINE void es_conv2d_gemm_pixels_s8(const int8_t *in, int8_t *out, uint32_t *scratch, const es_conv2d_gemm *k,
+                                        int32_t pixels, int32_t form)
 {
     es_gemm_block block = es_conv2d_gemm_block(k, scratch);
     ES_UNROLL_NOT
@@ -126,7 +138,7 @@ static ES_NOINLINE ES_UNUSED void es_conv2d_gemm_1x1_s8(const int8_t *in, int8_t
         ES_UNROLL_NOT
         do {
             if (p < real) {
-                (void)es_expand_s8(in, k->in_c >> 2, scratch + p);
+                (void)es_expand_any_s8(in, k->in_c >> 2, scratch + p, form);
                 in += k->in_c;
                 out += k->out_c;
             }
@@ -134,6 +146,18 @@ static ES_NOINLINE ES_UNUSED void es_conv2d_gemm_1x1_s8(const int8_t *in, int8_t
         } while (++p < 4);
         k->gemm(&block);
     }
+}
+
+static ES_NOINLINE ES_UNUSED void es_conv2d_gemm_1x1_s8(const int8_t *in, int8_t *out, uint32_t *scratch,
+                                                        const es_conv2d_gemm *k, int32_t pixels)
+{
+    es_conv2d_gemm_pixels_s8(in, out, scratch, k, pixels, ES_COLUMN_QUADS);
+}
+
+static ES_NOINLINE ES_UNUSED void es_conv2d_pairs_1x1_s8(const int8_t *in, int8_t *out, uint32_t *scratch,
+                                                         const es_conv2d_gemm *k, int32_t pixels)
+{
+    es_conv2d_gemm_pixels_s8(in, out, scratch, k, pixels, ES_COLUMN_PAIRS);
 }
 
 #endif

@@ -33,7 +33,8 @@ ES_INLINE void es_conv2d_groups_column_s8(const int8_t *in, int32_t oy, int32_t 
             const int8_t *const from = in + (y * g->in_w + x) * g->in_c;
             const int32_t real = y >= 0 && y < g->in_h && x >= 0 && x < g->in_w;
             if (quads)
-                to = real ? es_expand_s8(from, depth >> 2, to) : es_expand_fill_s8(k->in_zero_point, depth, to);
+                to = real ? es_expand_s8(from, depth >> 2, to)
+                          : es_expand_fill_s8(k->in_zero_point, depth, to, ES_COLUMN_QUADS);
             else
                 next = real ? es_append_s8(from, depth, next) : es_append_fill_s8(k->in_zero_point, depth, next);
         }

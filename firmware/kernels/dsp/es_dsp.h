@@ -118,6 +118,42 @@ ES_INLINE uint32_t es_sxtab16_odd(uint32_t sums, uint32_t v)
 #endif
 }
 
+/* (x.low, y.low). */
+ES_INLINE uint32_t es_low_halves(uint32_t x, uint32_t y)
+{
+#if ES_DSP
+    uint32_t r;
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(r) : "r"(x), "r"(y));
+    return r;
+#else
+    return (x & 0xFFFFu) | y << 16;
+#endif
+}
+
+/* (x.high, y.high). */
+ES_INLINE uint32_t es_high_halves(uint32_t x, uint32_t y)
+{
+#if ES_DSP
+    uint32_t r;
+    __asm__("pkhtb %0, %2, %1, asr #16" : "=r"(r) : "r"(x), "r"(y));
+    return r;
+#else
+    return x >> 16 | (y & 0xFFFF0000u);
+#endif
+}
+
+/* (x.low, y.high). */
+ES_INLINE uint32_t es_mixed_halves(uint32_t x, uint32_t y)
+{
+#if ES_DSP
+    uint32_t r;
+    __asm__("pkhbt %0, %1, %2" : "=r"(r) : "r"(x), "r"(y));
+    return r;
+#else
+    return (x & 0xFFFFu) | (y & 0xFFFF0000u);
+#endif
+}
+
 /* acc + x.low * y.low + x.high * y.high, modulo 2^32. */
 ES_INLINE uint32_t es_smlad(uint32_t x, uint32_t y, uint32_t acc)
 {
