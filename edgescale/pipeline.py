@@ -14,6 +14,7 @@ from edgescale.backends import load_backend
 from edgescale.bundle.manifest import DatasetRecord
 from edgescale.bundle.pack import Context, Entry, check_destination, tool_versions, write_bundle
 from edgescale.cache import StageStore
+from edgescale.compress import Training
 from edgescale.core.budget import Budgets
 from edgescale.core.errors import EdgescaleError, InfeasibleError, UsageError
 from edgescale.core.memory import Memory
@@ -25,7 +26,7 @@ from edgescale.finetune import Settings, need_torch
 from edgescale.frontend.metrics import load_metric
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource
-from edgescale.stages import Stages, Training
+from edgescale.stages import Stages
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _context(
 
 def _training(request: Request) -> Training | None:
     """What recipes that train are given. Raises UsageError where they lack it, or nothing would read it."""
-    trained = [recipe for recipe in request.recipes if recipe.trained]
+    trained = [recipe for recipe in request.recipes if recipe.needs_training]
     if request.training is None:
         if trained:
             raise UsageError(
@@ -225,7 +226,7 @@ def _training(request: Request) -> Training | None:
             raise UsageError("--epochs goes with --train")
         return None
     if not trained:
-        raise UsageError("--train serves recipes that train, such as w4a8-qat; name one with --recipe")
+        raise UsageError("--train serves recipes that train, such as w4a8-qat or w8a8+ch0.5-ft; name one with --recipe")
     need_torch()
     settings = Settings() if request.epochs is None else Settings(epochs=request.epochs)
     return Training(DataSource(request.training), settings.checked())

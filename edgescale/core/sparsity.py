@@ -14,6 +14,14 @@ AUTO = "auto"
 BLOCK = 4
 """Input channels of a block."""
 
+RECOVERIES: dict[str, str] = {
+    "ft": "pruned at once, then trained towards the dense model's answers",
+    "gmp": "pruned while it is trained: zeros along a cubic, channels in steps",
+    "rigl": "trained with zeros that move inside their layer: small weights go, those of great gradient come",
+    "dsl": "the same over all layers together: density moves to where it is worth most",
+}
+"""What training makes up for sparsity (needs --train); written behind it, as in `w8a8+ch0.5-ft`."""
+
 _CHANNELS = re.compile(r"^ch(?P<share>0?\.\d+|1(?:\.0+)?|auto)(?P<of>b?)$")
 _N_M = re.compile(r"^(?P<n>\d+):(?P<m>\d+)$")
 _ZEROS = re.compile(r"^(?P<kind>1x4|u)[:-]?(?P<share>0?\.\d+)$")
@@ -73,3 +81,21 @@ def parse_sparsities(texts: list[str]) -> tuple[Sparsity, ...]:
     if len(set(kinds)) != len(kinds):
         raise UsageError(f"sparsity {'+'.join(texts)!r}: at most one of ch..., and one of n:m, 1x4:... and u...")
     return tuple(sorted(found, key=lambda part: part.pattern != "channels"))
+
+
+def split_recovery(texts: list[str]) -> tuple[list[str], str]:
+    """The parts of a recipe's sparsity without the recovery that closes them, and it (see RECOVERIES; "": none)."""
+    *before, last = texts
+    part, separator, name = last.strip().rpartition("-")
+    return ([*before, part], name) if separator and name in RECOVERIES else (texts, "")
+
+
+def check_recovery(parts: tuple[Sparsity, ...], recovery: str, text: str) -> None:
+    """Raise UsageError for a recovery that has nothing to act on in these parts of the recipe `text`."""
+    zeros = next((part for part in parts if part.pattern != "channels"), None)
+    if recovery in ("rigl", "dsl") and zeros is None:
+        raise UsageError(f"recipe {text!r}: {recovery} moves zeros, and channels that go leave none; write ft or gmp")
+    if recovery == "dsl" and zeros is not None and zeros.pattern == "n:m":
+        raise UsageError(f"recipe {text!r}: {zeros} fixes the density of every layer; write rigl")
+    if recovery == "gmp" and any(part.is_auto for part in parts):
+        raise UsageError(f"recipe {text!r}: gmp steps towards a share, and auto has none to begin with; write ft")

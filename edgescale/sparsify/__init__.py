@@ -45,5 +45,6 @@ def sparsify(
             "macs": {name: list(both) for name, both in pruned.macs.items()},
             "weights": {name: list(both) for name, both in pruned.parameters.items()},
             "error": pruned.error,
+            "kept": {name: list(channels) for name, channels in pruned.kept.items()},
         }
     return model, report

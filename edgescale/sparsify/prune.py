@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,9 +28,6 @@ from edgescale.sparsify.readers import find_readers, input_moments
 from edgescale.sparsify.repair import repair
 from edgescale.sparsify.shrink import cost, layer_macs, layer_parameters, shrink
 
-Recovery = Callable[[Model, Model], Model]
-"""(dense, pruned) -> pruned model after training: where a trainer is plugged in."""
-
 
 @dataclass(frozen=True)
 class ChannelRequest:
@@ -53,7 +50,8 @@ class ChannelRequest:
 class Pruned:
     """A pruned model and what of it is left: MACs and weights of each layer before and after, channels of each family.
 
-    `error`: squared error of the outputs on the calibration samples, relative to their variance.
+    `error`: squared error of the outputs on the calibration samples, relative to their variance. `kept`: which channels
+    of what each layer gave are left, {node: indices}.
     """
 
     model: Model
@@ -61,6 +59,7 @@ class Pruned:
     parameters: Mapping[str, tuple[int, int]]
     families: Mapping[Family, tuple[int, int]]
     error: float
+    kept: Mapping[str, tuple[int, ...]]
 
     @property
     def share(self) -> float:
@@ -68,13 +67,7 @@ class Pruned:
         return sum(after for _, after in self.macs.values()) / max(sum(before for before, _ in self.macs.values()), 1)
 
 
-def prune_channels(
-    model: Model,
-    data: Dataset,
-    request: ChannelRequest,
-    progress: Progress = SILENT,
-    recover: Recovery | None = None,
-) -> Pruned:
+def prune_channels(model: Model, data: Dataset, request: ChannelRequest, progress: Progress = SILENT) -> Pruned:
     """A smaller dense model; `model` stays as it is. data.x: [count, *sample_shape] float32; labels are not used.
 
     A share of 1 gives a model equal to the byte. Raises UsageError for a request that cannot be met or a quantized
@@ -98,10 +91,11 @@ def prune_channels(
     error = 0.0
     if removed:
         error = relative_error(outputs_of(model, graph, data), outputs_of(model, dense, data))
-    made = model_from_ir(graph, model.name)
-    if recover is not None:
-        made = recover(model, made)
-    return Pruned(made, *_sizes(structure, removed), error)
+    gone = np.array(removed, np.int64)
+    kept = {
+        layer.node: tuple(np.flatnonzero(structure.kept(layer.makes, gone)).tolist()) for layer in structure.weighted
+    }
+    return Pruned(model_from_ir(graph, model.name), *_sizes(structure, removed), error, kept)
 
 
 def select(
