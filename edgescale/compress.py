@@ -23,6 +23,10 @@ CALIBRATED = 256
 """Training samples that activation ranges are taken from where no calibration data is given."""
 
 
+Prices = Mapping[str, float]
+"""{node: instructions of one of its multiply-accumulates on a target}."""
+
+
 @dataclass(frozen=True)
 class Training:
     """What recipes that train are given: the data, with labels or without, and how to use it."""
@@ -44,8 +48,10 @@ class CompressStages:
         recipe: Recipe,
         calibration: DataSource | None,
         training: Training | None = None,
+        prices: Prices | None = None,
     ) -> Variant:
-        """Apply `recipe`: sparsity, then the numbers' formats; recipes that train need `training`.
+        """Apply `recipe`: sparsity, then the numbers' formats; recipes that train need `training`, those that keep a
+        share of a target's instructions what each layer takes of them (`Stages.prices`).
 
         A model that arrives quantized is taken as it is.
         """
@@ -53,9 +59,9 @@ class CompressStages:
             return loaded.variant
         dense = loaded
         if recipe.sparsity and recipe.recovery != "gmp":
-            loaded = self.sparsify(loaded, recipe, calibration)
+            loaded = self.sparsify(loaded, recipe, calibration, prices)
         if recipe.recovery:
-            loaded = self._recover(dense, loaded, recipe, calibration, training)
+            loaded = self._recover(dense, loaded, recipe, calibration, training, prices)
         if recipe.is_float:
             return replace(loaded.variant, recipe=recipe)
         if recipe.trained:
@@ -89,13 +95,17 @@ class CompressStages:
         )
         return Variant(loaded.variant.model, recipe, path, sha256_file(path), layers)
 
-    def sparsify(self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None) -> LoadedModel:
+    def sparsify(
+        self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None, prices: Prices | None = None
+    ) -> LoadedModel:
         """The float model with the recipe's channels and weights taken out."""
-        path = self._sparse(loaded, recipe, calibration).path / "model.onnx"
+        path = self._sparse(loaded, recipe, calibration, prices).path / "model.onnx"
         variant = replace(loaded.variant, path=path, sha256=sha256_file(path))
         return replace(loaded, source=ModelSource(path, loaded.variant.model), variant=variant)
 
-    def _sparse(self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None) -> Stage:
+    def _sparse(
+        self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None, prices: Prices | None
+    ) -> Stage:
         if calibration is None:
             raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
         samples = calibration.for_model(loaded)
@@ -104,7 +114,7 @@ class CompressStages:
             from edgescale.frontend import save_model
             from edgescale.sparsify import sparsify
 
-            made, report = sparsify(loaded.source.model, samples.load(), recipe.sparsity, self.progress)
+            made, report = sparsify(loaded.source.model, samples.load(), recipe.sparsity, self.progress, prices)
             save_model(made, directory / "model.onnx")
             return report
 
@@ -112,6 +122,7 @@ class CompressStages:
             "model": loaded.variant.sha256,
             "sparsity": [str(part) for part in recipe.sparsity],
             "calibration": samples.fingerprint,
+            "prices": prices,
         }
         return self.store.run("sparsify", parts, build)
 
@@ -122,6 +133,7 @@ class CompressStages:
         recipe: Recipe,
         calibration: DataSource | None,
         training: Training | None,
+        prices: Prices | None,
     ) -> LoadedModel:
         """The pruned float model (for `gmp`: the one that will be) trained towards the dense one's answers."""
         chosen = _needed(training, recipe)
@@ -129,7 +141,7 @@ class CompressStages:
             raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
         samples, observed = chosen.data.for_model(dense), calibration.for_model(dense)
         # What was left of each layer, for the comparison of inner activations.
-        report = self._sparse(dense, recipe, calibration).result if recipe.recovery != "gmp" else {}
+        report = self._sparse(dense, recipe, calibration, prices).result if recipe.recovery != "gmp" else {}
 
         def build(directory: Path, folder: Path) -> Mapping[str, Any]:
             from edgescale.finetune.recover import prune_and_recover, recover
@@ -140,7 +152,8 @@ class CompressStages:
             found: Mapping[str, Any] = {}
             if recipe.recovery == "gmp":
                 made, found = prune_and_recover(
-                    teacher, observed.load(), data, recipe.sparsity, chosen.settings, self.progress, folder=folder
+                    teacher, observed.load(), data, recipe.sparsity, chosen.settings, self.progress,
+                    prices=prices, folder=folder,
                 )  # fmt: skip
             else:
                 made = recover(
@@ -154,6 +167,7 @@ class CompressStages:
             "models": [dense.variant.sha256, pruned.variant.sha256],
             "sparsity": [str(part) for part in recipe.sparsity],
             "method": recipe.recovery,
+            "prices": prices,
             "calibration": observed.fingerprint,
             "training": samples.fingerprint,
             "settings": asdict(chosen.settings),

@@ -110,7 +110,9 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
         )
     for loaded in models:
         for recipe in [loaded.variant.recipe] if loaded.quantized else request.recipes:
-            variant = stages.compress(loaded, recipe, calibration, training)
+            counted = any(part.of == "instructions" for part in recipe.sparsity)
+            prices = stages.prices(loaded, _only(request.targets, recipe), calibration) if counted else None
+            variant = stages.compress(loaded, recipe, calibration, training, prices)
             for target in request.targets:
                 for backend in target.backends:
                     try:
@@ -135,6 +137,15 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
         else None
     )
     return CompileResult(request, tuple(marked), tuple(failures), selections, bundle)
+
+
+def _only(targets: tuple[Target, ...], recipe: Recipe) -> Target:
+    """The target whose instructions a recipe keeps a share of."""
+    if len(targets) != 1:
+        raise UsageError(
+            f"recipe {recipe} keeps a share of one target's instructions; name one target, not {len(targets)}"
+        )
+    return targets[0]
 
 
 def _measured(

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from edgescale.backends import get_backend
-from edgescale.compress import CompressStages
+from edgescale.compress import CompressStages, Prices
+from edgescale.core.errors import UsageError
 from edgescale.core.files import sha256_file, sha256_tree
 from edgescale.core.measurement import Measurement
 from edgescale.core.memory import Memory
@@ -24,7 +25,7 @@ from edgescale.core.model import TensorSpec
 from edgescale.core.progress import track
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Recipe, Variant
-from edgescale.sources import LoadedModel, ModelSource, Samples
+from edgescale.sources import DataSource, LoadedModel, ModelSource, RandomSource, Samples
 
 AUTOMATIC_METRIC = "auto"
 """The metric chosen by the data: top-1 where there are labels, else cosine to the float model."""
@@ -74,6 +75,25 @@ class Stages(CompressStages):
             _specs(stage.result["outputs"]),
             stage.result["quantized"],
         )
+
+    def prices(self, loaded: LoadedModel, target: Target, calibration: DataSource | None) -> Prices:
+        """What each layer of the int8 model takes on the target, in instructions a multiply-accumulate.
+
+        Raises UsageError for a target whose rig does not count instructions by layer.
+        """
+        variant = self.compress(loaded, Recipe(8, 8), calibration)
+        artifact = self.compile(variant, target, target.backends[0])
+        found = self.profile(artifact, target, RandomSource("random").for_model(loaded), 1)
+        counts = {
+            e.name: (e.metrics["instructions"].value, e.macs) for e in found.layers if "instructions" in e.metrics
+        }
+        prices = {name: float(count) / macs for name, (count, macs) in counts.items() if macs}
+        if not prices:
+            raise UsageError(
+                f"target {target.name} does not count instructions by layer; a share of them (ch0.5i) is kept for an "
+                "emulated one, such as cortex-m4-stm32l4r5"
+            )
+        return prices
 
     def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:
         """Have a back end turn a variant into an artifact for a target."""

@@ -9,6 +9,7 @@ from typing import Literal
 from edgescale.core.errors import UsageError
 
 Pattern = Literal["channels", "n:m", "block", "unstructured"]
+Of = Literal["macs", "bytes", "instructions"]
 
 AUTO = "auto"
 BLOCK = 4
@@ -22,25 +23,30 @@ RECOVERIES: dict[str, str] = {
 }
 """What training makes up for sparsity (needs --train); written behind it, as in `w8a8+ch0.5-ft`."""
 
-_CHANNELS = re.compile(r"^ch(?P<share>0?\.\d+|1(?:\.0+)?|auto)(?P<of>b?)$")
+_CHANNELS = re.compile(r"^ch(?P<share>0?\.\d+|1(?:\.0+)?|auto)(?P<of>[bi]?)$")
 _N_M = re.compile(r"^(?P<n>\d+):(?P<m>\d+)$")
 _ZEROS = re.compile(r"^(?P<kind>1x4|u)[:-]?(?P<share>0?\.\d+)$")
 _MOST_M = 16
-_KNOWN = "ch0.5 (half the multiply-accumulates left), ch0.5b (half the weights), auto, 2:4, 1x4:0.75, u0.9"
+_OF: dict[str, Of] = {"": "macs", "b": "bytes", "i": "instructions"}
+_KNOWN = (
+    "ch0.5 (half the multiply-accumulates left), ch0.5b (half the weights), ch0.5i (half the target's instructions), "
+    "auto, 2:4, 1x4:0.75, u0.9"
+)
 
 
 @dataclass(frozen=True)
 class Sparsity:
     """One kind of sparsity.
 
-    channels: `share` of the dense cost `of` is left, 0 where it is chosen (`auto`); n:m: of every `m` weights along
+    channels: `share` of the dense cost `of` is left (instructions: of the layers with weights, as the target takes them
+    for int8), 0 where it is chosen (`auto`); n:m: of every `m` weights along
     the input channels at most `n` are not zero; block: `share` of the blocks of four input channels are zero;
     unstructured: `share` of the weights are zero.
     """
 
     pattern: Pattern
     share: float = 0.0
-    of: Literal["macs", "bytes"] = "macs"
+    of: Of = "macs"
     n: int = 0
     m: int = 0
 
@@ -51,7 +57,7 @@ class Sparsity:
 
     def __str__(self) -> str:
         if self.pattern == "channels":
-            return AUTO if self.is_auto else f"ch{self.share:g}{'b' if self.of == 'bytes' else ''}"
+            return AUTO if self.is_auto else f"ch{self.share:g}{next(key for key, of in _OF.items() if of == self.of)}"
         if self.pattern == "n:m":
             return f"{self.n}:{self.m}"
         return f"{'1x4:' if self.pattern == 'block' else 'u'}{self.share:g}"
@@ -63,7 +69,7 @@ def parse_sparsity(text: str) -> Sparsity:
     if text in (AUTO, "chauto"):
         return Sparsity("channels")
     if found := _CHANNELS.match(text):
-        return Sparsity("channels", float(found["share"]), "bytes" if found["of"] else "macs")
+        return Sparsity("channels", float(found["share"]), _OF[found["of"]])
     if found := _N_M.match(text):
         n, m = int(found["n"]), int(found["m"])
         if not 0 < n < m <= _MOST_M:

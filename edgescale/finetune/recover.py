@@ -95,15 +95,16 @@ def prune_and_recover(
     settings: Settings | None = None,
     progress: Progress = SILENT,
     *,
+    prices: Mapping[str, float] | None = None,
     folder: Path | None = None,
 ) -> tuple[Model, Mapping[str, Any]]:
     """The recovery `gmp`: channels in steps, each trained, then zeros grown while training; and a report.
 
-    Both last `settings.epochs`. `folder`: where runs are kept, as `recover` keeps one; what is in it is the caller's to
-    remove. Raises as `sparsify.sparsify` and `recover`.
+    Both last `settings.epochs`. `prices`: as in `sparsify.sparsify`. `folder`: where runs are kept, as `recover` keeps
+    one; what is in it is the caller's to remove. Raises as `sparsify.sparsify` and `recover`.
     """
     from edgescale.sparsify.gradual import prune_in_steps
-    from edgescale.sparsify.prune import ChannelRequest, Pruned
+    from edgescale.sparsify.prune import Pruned, request_of
 
     chosen = (settings or Settings()).checked()
     model = dense
@@ -128,7 +129,7 @@ def prune_and_recover(
             own = replace(chosen, epochs=shares[step])
             return recover(dense, pruned.model, data, own, progress, kept=pruned.kept, keep=file(f"channels{step}"))
 
-        pruned = prune_in_steps(dense, calibration, ChannelRequest(part.share, part.of), steps, train, progress)
+        pruned = prune_in_steps(dense, calibration, request_of(part, prices), steps, train, progress)
         model, kept = pruned.model, dict(pruned.kept)
         report |= {
             "macs": {name: list(both) for name, both in pruned.macs.items()},

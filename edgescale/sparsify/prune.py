@@ -13,6 +13,7 @@ from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.model import Model
 from edgescale.core.progress import SILENT, Progress
+from edgescale.core.sparsity import Of, Sparsity
 from edgescale.sparsify.allocate import Family, choose, outputs_of, relative_error, rungs, sensitivities, uniform
 from edgescale.sparsify.channels import Structure, find_structure
 from edgescale.sparsify.importance import (
@@ -31,19 +32,25 @@ from edgescale.sparsify.shrink import cost, layer_macs, layer_parameters, shrink
 
 @dataclass(frozen=True)
 class ChannelRequest:
-    """What to prune to: `share` of the dense model's cost `of` ("macs" or "bytes") may be left.
+    """What to prune to: `share` of the dense model's cost `of` may be left.
 
-    `prices`: cost of one multiply-accumulate (or weight) of each node, {name: price}: measured times of a target make
-    the budget one of latency. `align`: what is left of a family is a multiple of it where the family has that many.
+    `prices`: cost of one multiply-accumulate (or weight) of each node, {name: price}: a target's instructions, or
+    times measured on it, make the budget one of those. "instructions" needs them. `align`: what is left of a family is
+    a multiple of it where the family has that many.
     """
 
     share: float
-    of: Literal["macs", "bytes"] = "macs"
+    of: Of = "macs"
     importance: str = "reconstruction"
     allocation: Literal["sensitivity", "uniform"] = "sensitivity"
     repair: bool = True
     align: int = 4
     prices: Mapping[str, float] | None = None
+
+
+def request_of(part: Sparsity, prices: Mapping[str, float] | None) -> ChannelRequest:
+    """What a recipe's part asks for; prices are those of instructions."""
+    return ChannelRequest(part.share, part.of, prices=prices if part.of == "instructions" else None)
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,8 @@ def _check(model: Model, request: ChannelRequest) -> None:
         raise UsageError(f"a share of {request.share:g} is not above 0 and at most 1")
     if request.importance not in IMPORTANCES:
         raise UsageError(f"unknown importance {request.importance!r}; known: {', '.join(IMPORTANCES)}")
+    if request.of == "instructions" and not request.prices:
+        raise UsageError("a share of instructions needs what each layer takes on a target; ask for a share of MACs")
     if request.align < 1:
         raise UsageError(f"channels cannot be aligned to {request.align}")
 

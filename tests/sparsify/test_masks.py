@@ -93,7 +93,15 @@ def test_every_quantizer_keeps_the_zeros(recipe):
 
 
 def test_recipes_name_their_sparsity():
-    for text in ("w8a8+ch0.5", "w4a8-gptq+2:4", "fp32+1x4:0.75", "w8a8+ch0.5b+u0.9", "w8a8+auto", "w4a8-qat+ch0.5"):
+    for text in (
+        "w8a8+ch0.5",
+        "w4a8-gptq+2:4",
+        "fp32+1x4:0.75",
+        "w8a8+ch0.5b+u0.9",
+        "w8a8+auto",
+        "w8a8+ch0.5i",
+        "w4a8-qat+ch0.5",
+    ):
         assert str(parse_recipe(text)) == text
         assert parse_recipe(text).sparsity
     assert str(parse_recipe("fp4-g32+ch0.5-simulated")) == "fp4-g32+ch0.5-simulated"
