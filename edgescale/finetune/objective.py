@@ -47,12 +47,9 @@ class Objective:
         self._teacher, self._student, self._settings = teacher, student, settings
         self._inner = inner or teacher
         self._answers: Tensor | None = None
-        output = student.model.graph.outputs[0]
-        shape = shape_of(output) or (1,)
-        self._output = output
-        last = output.producer()
-        closing = last if is_op(last, "Softmax") and _axis(last, shape) == len(shape) - 1 else None
-        self._answer = output if closing is None or closing.inputs[0] is None else closing.inputs[0]
+        self._output = student.model.graph.outputs[0]
+        shape = shape_of(self._output) or (1,)
+        self._answer, self._goal = _answer(student), _answer(teacher)
         self._columns = int(np.prod(shape[1:]))
         self._classes = shape[-1] if self._columns == shape[-1] else 0
         self.targets = None if labels is None else self._checked(labels)
@@ -91,8 +88,8 @@ class Objective:
 
     def _taught(self, x: Tensor, features: Sequence[ir.Value]) -> tuple[Tensor, dict[ir.Value, Tensor]]:
         """The teacher's answers, and its inner activations by the student's values."""
-        found = self._teacher(x, [_twin(self._teacher, value) for value in (self._answer, *features)])
-        return found[_twin(self._teacher, self._answer)], {v: found[_twin(self._teacher, v)] for v in features}
+        found = self._teacher(x, [self._goal, *(_twin(self._teacher, value) for value in features)])
+        return found[self._goal], {v: found[_twin(self._teacher, v)] for v in features}
 
     def __call__(self, x: Tensor, y: Tensor | None, at: Tensor | slice | None = None) -> Tensor:
         """Mean loss of a batch, a scalar with gradients; `at`: its places among the samples of `remember`."""
@@ -124,6 +121,14 @@ class Objective:
             return _relative(answer, target)
         one, other = (functional.log_softmax(v.flatten(0, -2), -1) for v in (answer, target))
         return functional.kl_div(one, other, reduction="batchmean", log_target=True)
+
+
+def _answer(net: TorchGraph) -> ir.Value:
+    """The first output, or what a Softmax along its last axis that closes the graph reads."""
+    output = net.model.graph.outputs[0]
+    last, shape = output.producer(), shape_of(output) or (1,)
+    closing = last if is_op(last, "Softmax") and _axis(last, shape) == len(shape) - 1 else None
+    return output if closing is None or closing.inputs[0] is None else closing.inputs[0]
 
 
 def _twin(net: TorchGraph, value: ir.Value) -> ir.Value:
