@@ -113,11 +113,8 @@ def recovery(arguments: argparse.Namespace) -> None:
         rows: list[tuple[str, Model, float, Cost]] = [("dense", dense, start, base)]
         for share in arguments.shares:
             ours = prune_channels(dense, calibration, ChannelRequest(share, "instructions", prices=prices(dense, base)))
-            same = macs(ours.model) / full
-            plain = prune_channels(
-                dense, calibration, ChannelRequest(same, "macs", "magnitude", "uniform", repair=False)
-            )  # fmt: skip
-            for label, pruned in ((f"plain magnitude, {same:.3f} of the MACs", plain), (f"ch{share:g}i", ours)):
+            plain = no_fewer(dense, calibration, ours.share)
+            for label, pruned in (("plain magnitude", plain), (f"ch{share:g}i", ours)):
                 before = top1(pruned.model, test)
                 model = recovered(dense, pruned, data, settings, store, f"{size} {label}")
                 rows.append((f"{label}-ft", model, before, measure(model, arguments.target, CALIBRATION, None)))
@@ -131,6 +128,16 @@ def recovery(arguments: argparse.Namespace) -> None:
                 f"{taken:.3f} | {times[0] / taken:.2f} |",
                 flush=True,
             )
+
+
+def no_fewer(dense: Model, calibration: Dataset, share: float) -> Pruned:
+    """Pruned by plain magnitude, every family alike, to the least MACs that are no fewer than `share` of them."""
+    request = ChannelRequest(share, "macs", "magnitude", "uniform", repair=False)
+    found = prune_channels(dense, calibration, request)
+    while found.share < share:
+        request = replace(request, share=request.share + 0.01)
+        found = prune_channels(dense, calibration, request)
+    return found
 
 
 def prices(dense: Model, base: Cost) -> dict[str, float]:
