@@ -14,6 +14,7 @@ from edgescale.backends import load_backend
 from edgescale.bundle.manifest import DatasetRecord
 from edgescale.bundle.pack import Context, Entry, check_destination, tool_versions, write_bundle
 from edgescale.cache import StageStore
+from edgescale.compress import Training
 from edgescale.core.budget import Budgets
 from edgescale.core.errors import EdgescaleError, InfeasibleError, UsageError
 from edgescale.core.measurement import Measurement
@@ -27,7 +28,7 @@ from edgescale.frontend.metrics import load_metric
 from edgescale.guided import Exploration, Figure, explore
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource, Samples
-from edgescale.stages import Stages, Training
+from edgescale.stages import Stages
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ def _entries(
     """One model under one recipe, for every target and back end of the request."""
     entries: list[Entry] = []
     failures: list[Failure] = []
-    variant = stages.compress(loaded, recipe, calibration, training)
+    counted = any(part.of == "instructions" for part in recipe.sparsity)
+    prices = stages.prices(loaded, _only(request.targets, recipe), calibration) if counted else None
+    variant = stages.compress(loaded, recipe, calibration, training, prices)
     for target in request.targets:
         for backend in target.backends:
             try:
@@ -184,6 +187,15 @@ def _quality(entry: Entry) -> Figure | None:
         if (figure := entry.measurement.metrics.get(name)) is not None:
             return name, figure.value
     return None
+
+
+def _only(targets: tuple[Target, ...], recipe: Recipe) -> Target:
+    """The target whose instructions a recipe keeps a share of."""
+    if len(targets) != 1:
+        raise UsageError(
+            f"recipe {recipe} keeps a share of one target's instructions; name one target, not {len(targets)}"
+        )
+    return targets[0]
 
 
 def _measured(
@@ -280,7 +292,7 @@ def _context(
 
 def _training(request: Request) -> Training | None:
     """What recipes that train are given. Raises UsageError where they lack it, or nothing would read it."""
-    trained = [recipe for recipe in request.recipes if recipe.trained]
+    trained = [recipe for recipe in request.recipes if recipe.needs_training]
     if request.training is None:
         if trained:
             raise UsageError(
@@ -291,7 +303,7 @@ def _training(request: Request) -> Training | None:
             raise UsageError("--epochs goes with --train")
         return None
     if not trained:
-        raise UsageError("--train serves recipes that train, such as w4a8-qat; name one with --recipe")
+        raise UsageError("--train serves recipes that train, such as w4a8-qat or w8a8+ch0.5-ft; name one with --recipe")
     need_torch()
     settings = Settings() if request.epochs is None else Settings(epochs=request.epochs)
     return Training(DataSource(request.training), settings.checked())

@@ -6,48 +6,32 @@ interrupted one resumes. Models and datasets are decoded only by a stage that ha
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import numpy as np
 
 from edgescale.backends import get_backend
-from edgescale.cache import StageStore, code_fingerprint
+from edgescale.compress import CompressStages, Prices
 from edgescale.core.errors import UsageError
 from edgescale.core.files import sha256_file, sha256_tree
 from edgescale.core.measurement import Measurement
 from edgescale.core.memory import Memory
 from edgescale.core.model import TensorSpec
-from edgescale.core.progress import SILENT, Progress, track
+from edgescale.core.progress import track
 from edgescale.core.target import Target
-from edgescale.core.variant import Artifact, LayerDiagnosis, Recipe, Variant
-from edgescale.finetune.settings import Settings
-from edgescale.sources import DataSource, LoadedModel, ModelSource, Samples
+from edgescale.core.variant import Artifact, Recipe, Variant
+from edgescale.sources import DataSource, LoadedModel, ModelSource, RandomSource, Samples
 
 AUTOMATIC_METRIC = "auto"
 """The metric chosen by the data: top-1 where there are labels, else cosine to the float model."""
 
 VERIFY_SAMPLES = 4
 """Inputs on which every compile compares a device's output with the reference, bit for bit."""
-
-
-CALIBRATED = 256
-"""Training samples that activation ranges are taken from where no calibration data is given."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """What recipes that train are given: the data, with labels or without, and how to use it."""
-
-    data: DataSource
-    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -60,12 +44,8 @@ class Quality:
     samples: int
 
 
-class Stages:
+class Stages(CompressStages):
     """The arrows, sharing a store of finished stages and a progress listener."""
-
-    def __init__(self, store: StageStore, progress: Progress = SILENT) -> None:
-        self.store = store
-        self.progress = progress
 
     def load(self, source: ModelSource) -> LoadedModel:
         """Check and clean a model; its float (or already quantized) variant starts everything."""
@@ -96,120 +76,24 @@ class Stages:
             stage.result["quantized"],
         )
 
-    def compress(
-        self,
-        loaded: LoadedModel,
-        recipe: Recipe,
-        calibration: DataSource | None,
-        training: Training | None = None,
-    ) -> Variant:
-        """Apply `recipe`: sparsity, then the numbers' formats; recipes that train need `training`.
+    def prices(self, loaded: LoadedModel, target: Target, calibration: DataSource | None) -> Prices:
+        """What each layer of the int8 model takes on the target, in instructions a multiply-accumulate.
 
-        A model that arrives quantized is taken as it is.
+        Raises UsageError for a target whose rig does not count instructions by layer.
         """
-        if loaded.quantized:
-            return loaded.variant
-        if recipe.sparsity:
-            loaded = self.sparsify(loaded, recipe, calibration)
-        if recipe.is_float:
-            return replace(loaded.variant, recipe=recipe)
-        if recipe.trained:
-            return self._train(loaded, recipe, calibration, training)
-        if calibration is None and not (loaded.sequence and recipe.data_free):
-            raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
-        samples = calibration.for_model(loaded) if calibration is not None else None
-
-        def build(directory: Path) -> Mapping[str, Any]:
-            from edgescale.frontend import model_from_ir, save_model
-            from edgescale.quantize import quantize_and_explain
-            from edgescale.quantize.targets import activation_kind
-
-            model = loaded.source.model
-            kind = activation_kind()
-            data = samples.load() if samples is not None else None
-            graph, layers = quantize_and_explain(model, data, recipe, self.progress, activations=kind)
-            save_model(model_from_ir(graph, model.name, model.sha256), directory / "model.onnx")
-            return {"diagnosis": [asdict(layer) for layer in layers]}
-
-        parts = {
-            "model": loaded.variant.sha256,
-            "recipe": repr(recipe),
-            "calibration": samples.fingerprint if samples is not None else "",
-            "machine": platform.machine(),  # decides how activations are stored
+        variant = self.compress(loaded, Recipe(8, 8), calibration)
+        artifact = self.compile(variant, target, target.backends[0])
+        found = self.profile(artifact, target, RandomSource("random").for_model(loaded), 1)
+        counts = {
+            e.name: (e.metrics["instructions"].value, e.macs) for e in found.layers if "instructions" in e.metrics
         }
-        stage = self.store.run("compress", parts, build)
-        path = stage.path / "model.onnx"
-        layers = tuple(
-            LayerDiagnosis(**{**layer, "causes": tuple(layer["causes"])}) for layer in stage.result["diagnosis"]
-        )
-        return Variant(loaded.variant.model, recipe, path, sha256_file(path), layers)
-
-    def sparsify(self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None) -> LoadedModel:
-        """The float model with the recipe's channels and weights taken out."""
-        if calibration is None:
-            raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
-        samples = calibration.for_model(loaded)
-
-        def build(directory: Path) -> Mapping[str, Any]:
-            from edgescale.frontend import save_model
-            from edgescale.sparsify import sparsify
-
-            made, report = sparsify(loaded.source.model, samples.load(), recipe.sparsity, self.progress)
-            save_model(made, directory / "model.onnx")
-            return report
-
-        parts = {
-            "model": loaded.variant.sha256,
-            "sparsity": [str(part) for part in recipe.sparsity],
-            "calibration": samples.fingerprint,
-        }
-        stage = self.store.run("sparsify", parts, build)
-        path = stage.path / "model.onnx"
-        variant = replace(loaded.variant, path=path, sha256=sha256_file(path))
-        return replace(loaded, source=ModelSource(path, loaded.variant.model), variant=variant)
-
-    def _train(
-        self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None, training: Training | None
-    ) -> Variant:
-        """Quantization-aware training; an interrupted run goes on after its last whole epoch."""
-        if training is None:
+        prices = {name: float(count) / macs for name, (count, macs) in counts.items() if macs}
+        if not prices:
             raise UsageError(
-                f"recipe {recipe} is trained: give --train with samples x and, where there are some, labels y"
+                f"target {target.name} does not count instructions by layer; a share of them (ch0.5i) is kept for an "
+                "emulated one, such as cortex-m4-stm32l4r5"
             )
-        from edgescale.finetune import need_torch
-
-        need_torch()
-        samples = training.data.for_model(loaded)
-        ranges = (calibration or training.data).for_model(loaded)
-
-        def build(directory: Path) -> Mapping[str, Any]:
-            from edgescale.finetune.train import train
-            from edgescale.frontend import model_from_ir, save_model
-            from edgescale.quantize.targets import activation_kind
-
-            if not self.store.enabled:
-                keep.unlink(missing_ok=True)
-            model, kind = loaded.source.model, activation_kind()
-            observed = ranges.load() if calibration is not None else ranges.load().head(CALIBRATED)
-            graph = train(
-                model, observed, samples.load(), recipe, training.settings, self.progress, activations=kind, keep=keep
-            )  # fmt: skip
-            save_model(model_from_ir(graph, model.name, model.sha256), directory / "model.onnx")
-            return {}
-
-        parts = {
-            "model": loaded.variant.sha256,
-            "recipe": repr(recipe),
-            "calibration": [ranges.fingerprint, calibration is None],
-            "training": samples.fingerprint,
-            "settings": asdict(training.settings),
-            "machine": platform.machine(),
-        }
-        run = sha256(json.dumps([code_fingerprint(), parts], sort_keys=True).encode()).hexdigest()
-        keep = self.store.root / "training" / run[:40] / "run.pt"  # among the stages, so that it is trimmed as they are
-        path = self.store.run("train", parts, build).path / "model.onnx"
-        rmtree(keep.parent, ignore_errors=True)
-        return Variant(loaded.variant.model, recipe, path, sha256_file(path))
+        return prices
 
     def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:
         """Have a back end turn a variant into an artifact for a target."""

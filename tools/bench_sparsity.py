@@ -7,6 +7,12 @@
     python tools/bench_sparsity.py kernels     # every layer of the large net, dense and sparse
     python tools/bench_sparsity.py layers      # single layers with random zeros, dense and sparse
     python tools/bench_sparsity.py flash       # an AD-shaped dense net, 90 % of the weights zero
+    python tools/bench_sparsity.py recovery    # channel pruning and five epochs of training, ours and plain magnitude
+    python tools/bench_sparsity.py zeros       # patterns of zeros, one-shot and trained (-ft, -gmp, -rigl, -dsl)
+    python tools/bench_sparsity.py family      # what sparse nets trained from scratch are worth in dense ones
+
+The last three train (extra `train`, Debian package `dataset-fashion-mnist`), keep what is finished under --store and go
+on after an interruption.
 
 Instructions, flash and RAM: the int8 model on the emulated core of --target. Milliseconds: the float model on this
 machine, ONNX Runtime, one thread, the fastest of several rounds, dense and pruned taking turns.
@@ -17,6 +23,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -353,11 +360,23 @@ def flash(arguments: argparse.Namespace) -> None:
                 )
 
 
+def trained(part: str) -> Callable[[argparse.Namespace], None]:
+    """A part that trains."""
+
+    def run(arguments: argparse.Namespace) -> None:
+        import bench_sparsity_train
+
+        getattr(bench_sparsity_train, part)(arguments)
+
+    return run
+
+
 def main() -> None:
     """Run the part that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"channels": channels, "patterns": patterns, "accuracy": accuracy, "kernels": kernels}
     parts |= {"layers": layers, "flash": flash}
+    parts |= {part: trained(part) for part in ("recovery", "zeros", "family")}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--target", default="cortex-m4-stm32l4r5")
     parser.add_argument("--sizes", nargs="+", default=["large"], choices=["small", "medium", "large"])
@@ -366,6 +385,15 @@ def main() -> None:
     parser.add_argument("--patterns", nargs="+", default=["2:4", "1:4", "4:8", "1x4:0.5", "1x4:0.75", "u0.75"])
     parser.add_argument("--models", nargs="+", type=Path, help="accuracy: these instead of the example's")
     parser.add_argument("--samples", type=int, default=512, help="accuracy: calibration samples")
+    parser.add_argument("--recoveries", nargs="+", default=["ft", "gmp", "rigl", "dsl"], help="zeros: which")
+    parser.add_argument("--store", type=Path, default=FASHION.parents[1] / "build" / "sparsity", help="trained nets")
+    parser.add_argument("--images", type=int, default=20_000, help="training images")
+    parser.add_argument("--epochs", type=int, help="of training  [default: 5, family: 10]")
+    parser.add_argument("--rate", type=float, help="of training, as a share of each tensor's root mean square")
+    parser.add_argument("--features", type=float, help="weight of the inner activations' error")
+    parser.add_argument("--widths", nargs="+", type=int, default=[4, 6, 8, 12, 16, 24, 32], help="family: dense nets")
+    parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.75, 0.875], help="family: zeros")
+    parser.add_argument("--seeds", type=int, default=1, help="family: nets of each kind")
     arguments = parser.parse_args()
     parts[arguments.part](arguments)
 

@@ -57,7 +57,7 @@ _METRICS = ", ".join(BUDGET_METRICS)
     "--sparsity",
     metavar="KIND",
     help="Also make each recipe sparse: auto, ch0.5 (channels, half the MACs left), 2:4, 1x4:0.75, u0.9. The same as "
-    "a recipe such as w8a8+ch0.5.",
+    "a recipe such as w8a8+ch0.5. With -ft behind it (ch0.5-ft, u0.9-gmp) training makes up for it: see --train.",
 )
 @override_option
 @click.option(
@@ -107,8 +107,8 @@ _METRICS = ", ".join(BUDGET_METRICS)
 @click.option(
     "--train",
     "training",
-    help="Data for recipes that train (w4a8-qat), in the same forms; without labels the float model's answers are "
-    "learned. Needs PyTorch (extra `train`).",
+    help="Data for recipes that train (w4a8-qat, w8a8+ch0.5-ft), in the same forms; without labels the float model's "
+    "answers are learned. Needs PyTorch (extra `train`).",
 )
 @click.option("--epochs", type=click.IntRange(1), help="How often training goes over the data.  [default: 6]")
 @click.option("--eval", "evaluation", help="Evaluation data with labels, in the same forms.")

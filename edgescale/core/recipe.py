@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Literal
 
 from edgescale.core.errors import UsageError
-from edgescale.core.sparsity import Sparsity, parse_sparsities
+from edgescale.core.sparsity import Sparsity, check_recovery, parse_sparsities, split_recovery
 
 Observer = Literal["robust", "minmax", "percentile", "mse", "entropy"]
 OBSERVERS: tuple[str, ...] = ("robust", "minmax", "percentile", "mse", "entropy")
@@ -85,7 +85,8 @@ class Recipe:
     scale a group of n input channels, `tensor` one a tensor (default: one an output channel), `asym` with
     zero-points, one of ROUNDINGS, any of STEPS and SCALE_RULES, `lorc` or `lorc<rank>`. `auto` chooses 4 or 8 bits
     for each layer. 16-bit activations beside groups of weights stay float (see `weight_only`).
-    Behind a `+`: sparsity (`core.sparsity`), which comes before the numbers' formats.
+    Behind a `+`: sparsity (`core.sparsity`), which comes before the numbers' formats, and closing it a recovery
+    (`core.sparsity.RECOVERIES`).
     """
 
     weight_bits: int = FLOAT
@@ -108,6 +109,8 @@ class Recipe:
     """Weight bytes allowed, as a share of those at 8 bits; None: every layer has `weight_bits`."""
     overrides: tuple[Override, ...] = ()
     sparsity: tuple[Sparsity, ...] = ()
+    recovery: str = ""
+    """How training makes up for sparsity, one of `core.sparsity.RECOVERIES`; "": it does not."""
 
     @property
     def is_float(self) -> bool:
@@ -148,6 +151,11 @@ class Recipe:
         return self.rounding == "qat"
 
     @property
+    def needs_training(self) -> bool:
+        """Whether any part of it needs training data."""
+        return self.trained or bool(self.recovery)
+
+    @property
     def simulated(self) -> str | None:
         """Why no back end stores or computes this as it is, or None: the name then ends in `-simulated`."""
         every = (self, *(rule.recipe for rule in self.overrides))
@@ -180,6 +188,8 @@ class Recipe:
             text = ";".join(override_texts(self))
             parts.append(f"o{sha256(text.encode()).hexdigest()[:6]}")
         sparse = "".join(f"+{part}" for part in self.sparsity)
+        if self.recovery and not (self.trained and self.recovery == "ft"):
+            sparse += f"-{self.recovery}"
         return "-".join(parts) + sparse + (SIMULATED if self.simulated else "")
 
     def _base(self) -> str:
@@ -198,10 +208,13 @@ def parse_recipe(text: str, observer: Observer = "robust") -> Recipe:
     written = text.strip().lower()
     dense, *sparse = written.removesuffix(SIMULATED).split("+")
     if sparse:
+        sparse, recovery = split_recovery(sparse)
         made = replace(parse_recipe(dense, observer), sparsity=parse_sparsities(sparse))
-        if made.trained and any(part.pattern != "channels" for part in made.sparsity):
-            raise UsageError(f"recipe {text!r}: training would fill the zeros again; take channels out (ch0.5) instead")
-        return made
+        check_recovery(made.sparsity, recovery, text)
+        if "qkr" in made.steps and any(part.pattern != "channels" for part in made.sparsity):
+            raise UsageError(f"recipe {text!r}: qkr multiplies weights and fills their zeros; leave one of them out")
+        # Where there is data to train the rounding on, pruning is made up for first.
+        return replace(made, recovery=recovery or ("ft" if made.trained else ""))
     base, *suffixes = written.split("-")
     if base in ("fp32", "float", "float32"):
         if suffixes:

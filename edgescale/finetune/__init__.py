@@ -1,4 +1,7 @@
-"""Quantization-aware training and distillation (extra `train`). The only room that imports torch, on first use."""
+"""Training (extra `train`): quantization-aware, recovery from pruning, distillation.
+
+The only room that imports torch, on first use.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,4 @@ __all__ = ["Settings", "need_torch"]
 def need_torch() -> None:
     """Raise MissingDependencyError, with the command that installs it, where PyTorch is absent."""
     if find_spec("torch") is None:
-        raise MissingDependencyError(
-            "PyTorch, which quantization-aware training needs,", "pip install 'edgescale[train]'"
-        )
+        raise MissingDependencyError("PyTorch, which training needs,", "pip install 'edgescale[train]'")

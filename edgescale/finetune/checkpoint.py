@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,23 @@ import torch
 
 from edgescale.core.errors import UsageError
 from edgescale.core.files import write_whole
-from edgescale.core.recipe import Recipe, override_texts
-from edgescale.finetune.settings import Settings
-from edgescale.quantize.units import Kind
 
 
-def identity(model: str, recipe: Recipe, kind: Kind, calibration: str, data: str, settings: Settings) -> str:
-    """64 hex digits of everything a run depends on; `model`, `calibration`, `data` are content hashes."""
-    chosen = [repr(recipe), override_texts(recipe), kind, asdict(settings)]
-    parts = [model, calibration, data, chosen, torch.__version__]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def identity(*parts: object) -> str:
+    """64 hex digits of everything a run depends on: content hashes, settings and other JSON values."""
+    return hashlib.sha256(json.dumps([*parts, torch.__version__], sort_keys=True).encode()).hexdigest()
 
 
-def save(path: Path, run: str, epoch: int, net: Any, optimizer: Any, best: Any) -> None:
-    """Write the state after `epoch` epochs, and the best so far (`train.Best`)."""
+def save(path: Path, run: str, epoch: int, net: Any, optimizer: Any, best: Any, hooks: Any) -> None:
+    """Write the state after `epoch` epochs, that of the hooks and the best so far (`loop.Best`)."""
     packed = io.BytesIO()
     state = {"run": run, "epoch": epoch, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
-    state |= {"best": best.state, "least": best.loss}
+    state |= {"hooks": hooks.state_dict(), "best": best.state, "least": best.loss}
     torch.save(state, packed)
     write_whole(path, packed.getvalue())
 
 
-def load(path: Path, run: str, net: Any, optimizer: Any, best: Any) -> int:
+def load(path: Path, run: str, net: Any, optimizer: Any, best: Any, hooks: Any) -> int:
     """Take up the state in `path`; the epochs done, 0 where there is no file.
 
     Raises UsageError for a file that is damaged or of another run.
@@ -48,6 +42,7 @@ def load(path: Path, run: str, net: Any, optimizer: Any, best: Any) -> int:
             raise ValueError("it belongs to another model, recipe, data or settings")
         net.load_state_dict(saved["net"])
         optimizer.load_state_dict(saved["optimizer"])
+        hooks.load_state_dict(saved["hooks"])
         best.state, best.loss = dict(saved["best"]), float(saved["least"])
         return int(saved["epoch"])
     except Exception as error:  # torch raises many kinds for a damaged file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,16 @@ import torch
 
 from edgescale.core.errors import UnsupportedModelError
 from edgescale.finetune.operators import OPERATORS
-from edgescale.frontend.graph import DEFAULT_DOMAINS, constant, shape_of
-from edgescale.quantize.rules import WEIGHTED
+from edgescale.frontend.graph import (
+    DEFAULT_DOMAINS,
+    add_initializer,
+    constant,
+    input_at,
+    is_op,
+    only_consumer,
+    shape_of,
+)
+from edgescale.quantize.rules import WEIGHTED, weight_axis
 
 Tensor = Any
 Array = npt.NDArray[np.generic]
@@ -79,6 +87,19 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]
             raise ValueError(f"{node.name}: its weights are computed")
         return found
 
+    def weighted(self) -> list[ir.Node]:
+        """The Conv, Gemm and MatMul nodes whose weights are parameters, in order."""
+        return [n for n in self.nodes if n.op_type in WEIGHTED and self.parameter_of(input_at(n, 1)) is not None]
+
+    def inner(self) -> list[tuple[ir.Node, ir.Value]]:
+        """(weighted node, what it gives behind its clamp), first to last."""
+        found = []
+        for node in self.weighted():
+            after = only_consumer(node.outputs[0])
+            value = after.outputs[0] if after is not None and is_op(after, "Relu", "Clip") else node.outputs[0]
+            found.append((node, value))
+        return found
+
     def trained(self) -> dict[str, Array]:
         """{initializer: its present values, float32}."""
         return {n: w.detach().numpy().copy() for n, w in zip(self.names, self.weights, strict=True)}
@@ -130,3 +151,14 @@ def check(nodes: Sequence[ir.Node]) -> None:
             raise UnsupportedModelError(f"node {node.name!r} ({node.op_type}): training computes its first output only")
         if any(shape_of(value) is None for value in node.outputs if value.uses() or value.is_graph_output()):
             raise UnsupportedModelError(f"node {node.name!r} ({node.op_type}): its output has no static shape")
+
+
+def give_biases(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
+    """A bias of zeros for every Conv and Gemm of `nodes` without one: training moves what compression shifted."""
+    for node in nodes:
+        if node.op_type not in ("Conv", "Gemm") or input_at(node, 2) is not None:
+            continue
+        count = (shape_of(node.inputs[1]) or (0,))[weight_axis(node)]
+        bias = add_initializer(graph, f"{node.name}.bias", np.zeros(count, np.float32))
+        node.resize_inputs(3)
+        node.replace_input_with(2, bias)

@@ -82,6 +82,16 @@ class QuantizedGraph(TorchGraph):
         scale = stored.scale if not stored.block else np.moveaxis(stored.scale, product.axis, 0)
         return product, Weights(np.moveaxis(real, product.axis, 0), scale, layout_of(product, recipe), scales)
 
+    def inner(self) -> list[tuple[ir.Node, ir.Value]]:
+        """(layer, what it gives behind the clamp that its units include), first to last."""
+        found = []
+        for node in self.layers:
+            value = node.outputs[0]
+            if value in self.prepared.plan.inner:
+                value = next(iter(value.uses())).node.outputs[0]
+            found.append((node, value))
+        return found
+
     def begin(self) -> None:
         """Forget the last pass."""
         self._rounded, self._made = {}, {}

@@ -13,7 +13,7 @@ Start = Literal["reconstructed", "float"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of quantization-aware training; defaults suit fine-tuning of a trained float model.
+    """Settings of training; defaults suit fine-tuning of a trained float model.
 
     scales: how weight scales follow the weights: "statsq" (in proportion to each channel's mean magnitude, the ratio
     found once by least squares) or "lsq" (learned by gradient). annealing: the last part of all epochs, in which
@@ -37,6 +37,10 @@ class Settings:
     """Weight of the inner activations' squared error, relative to their power."""
     scales: Scales = "statsq"
     start: Start = "reconstructed"
+    ramp: tuple[float, float] = (0.25, 0.75)
+    """Shares of the training between which zeros grow (`gmp`) and at whose end they stop moving (`rigl`, `dsl`)."""
+    regrow: float = 0.3
+    """Share of the weights left that `rigl` and `dsl` drop and regrow at first."""
     seed: int = 0
 
     def checked(self) -> Settings:
@@ -50,10 +54,14 @@ class Settings:
             ("band", 0, 0.5),
             ("labels", 0, 1),
             ("features", 0, 1e6),
+            ("regrow", 0, 1),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UsageError(f"training setting {name} is {value}; it must lie in [{low}, {high}]")
+        begin, end = self.ramp
+        if not 0 <= begin < end <= 1:
+            raise UsageError(f"training setting ramp is {begin:g} to {end:g}; it must rise within [0, 1]")
         for name, known in (("scales", get_args(Scales)), ("start", get_args(Start))):
             if getattr(self, name) not in known:
                 raise UsageError(f"training setting {name} is {getattr(self, name)!r}; known: {', '.join(known)}")

@@ -16,17 +16,22 @@ __all__ = ["sparsify"]
 
 
 def sparsify(
-    model: Model, data: Dataset, parts: Sequence[Sparsity], progress: Progress = SILENT
+    model: Model,
+    data: Dataset,
+    parts: Sequence[Sparsity],
+    progress: Progress = SILENT,
+    prices: Mapping[str, float] | None = None,
 ) -> tuple[Model, Mapping[str, Any]]:
     """The model under every part of a recipe's sparsity, in order, and a JSON-ready report of what is left.
 
-    data: calibration samples of the model's input, labels unused. Raises UsageError for a model that is quantized
+    data: calibration samples of the model's input, labels unused. `prices`: instructions of one multiply-accumulate of
+    each node on the target, for shares of them. Raises UsageError for a model that is quantized
     or a share that cannot be met, UnsupportedModelError where nothing of the model can be made sparse.
     """
     from edgescale.core.errors import UsageError
     from edgescale.core.model import takes_sequences
     from edgescale.sparsify.masks import prune_weights
-    from edgescale.sparsify.prune import ChannelRequest, prune_channels
+    from edgescale.sparsify.prune import prune_channels, request_of
     from edgescale.sparsify.tolerance import prune_automatically
 
     if takes_sequences(model.inputs):
@@ -36,7 +41,7 @@ def sparsify(
         if part.is_auto:
             pruned = prune_automatically(model, data, progress)
         elif part.pattern == "channels":
-            pruned = prune_channels(model, data, ChannelRequest(part.share, part.of), progress)
+            pruned = prune_channels(model, data, request_of(part, prices), progress)
         else:
             model, report["density"] = prune_weights(model, data, part, progress)
             continue
@@ -45,5 +50,6 @@ def sparsify(
             "macs": {name: list(both) for name, both in pruned.macs.items()},
             "weights": {name: list(both) for name, both in pruned.parameters.items()},
             "error": pruned.error,
+            "kept": {name: list(channels) for name, channels in pruned.kept.items()},
         }
     return model, report

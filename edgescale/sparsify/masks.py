@@ -65,7 +65,7 @@ def prune_weights(
     CanonicalGemm()(graph)
     dense = graph.clone()
     nodes = {str(node.name): node for node in graph.graph}
-    layers = [layer for layer in find_structure(graph.graph).weighted if _takes(layer, part)]
+    layers = layers_taking(graph.graph, part)
     if not layers:
         raise UnsupportedModelError(f"{model.name}: no layer has enough input channels for the sparsity {part}")
     densities = {}
@@ -88,6 +88,11 @@ def prune_weights(
         set_constant(node, 1, product.weights(matrix).astype(np.float32), f"{layer.node}.weight")
         densities[layer.node] = float((matrix != 0).mean())
     return model_from_ir(graph, model.name), densities
+
+
+def layers_taking(graph: ir.Graph, part: Sparsity) -> list[Weighted]:
+    """The layers of a graph in canonical form that zeros by `part` go into."""
+    return [layer for layer in find_structure(graph).weighted if _takes(layer, part)]
 
 
 def _takes(layer: Weighted, part: Sparsity) -> bool:

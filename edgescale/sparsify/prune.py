@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.model import Model
 from edgescale.core.progress import SILENT, Progress
+from edgescale.core.sparsity import Of, Sparsity
 from edgescale.sparsify.allocate import Family, choose, outputs_of, relative_error, rungs, sensitivities, uniform
 from edgescale.sparsify.channels import Structure, find_structure
 from edgescale.sparsify.importance import (
@@ -28,20 +29,18 @@ from edgescale.sparsify.readers import find_readers, input_moments
 from edgescale.sparsify.repair import repair
 from edgescale.sparsify.shrink import cost, layer_macs, layer_parameters, shrink
 
-Recovery = Callable[[Model, Model], Model]
-"""(dense, pruned) -> pruned model after training: where a trainer is plugged in."""
-
 
 @dataclass(frozen=True)
 class ChannelRequest:
-    """What to prune to: `share` of the dense model's cost `of` ("macs" or "bytes") may be left.
+    """What to prune to: `share` of the dense model's cost `of` may be left.
 
-    `prices`: cost of one multiply-accumulate (or weight) of each node, {name: price}: measured times of a target make
-    the budget one of latency. `align`: what is left of a family is a multiple of it where the family has that many.
+    `prices`: cost of one multiply-accumulate (or weight) of each node, {name: price}: a target's instructions, or
+    times measured on it, make the budget one of those. "instructions" needs them. `align`: what is left of a family is
+    a multiple of it where the family has that many.
     """
 
     share: float
-    of: Literal["macs", "bytes"] = "macs"
+    of: Of = "macs"
     importance: str = "reconstruction"
     allocation: Literal["sensitivity", "uniform"] = "sensitivity"
     repair: bool = True
@@ -49,11 +48,17 @@ class ChannelRequest:
     prices: Mapping[str, float] | None = None
 
 
+def request_of(part: Sparsity, prices: Mapping[str, float] | None) -> ChannelRequest:
+    """What a recipe's part asks for; prices are those of instructions."""
+    return ChannelRequest(part.share, part.of, prices=prices if part.of == "instructions" else None)
+
+
 @dataclass(frozen=True)
 class Pruned:
     """A pruned model and what of it is left: MACs and weights of each layer before and after, channels of each family.
 
-    `error`: squared error of the outputs on the calibration samples, relative to their variance.
+    `error`: squared error of the outputs on the calibration samples, relative to their variance. `kept`: which channels
+    of what each layer gave are left, {node: indices}.
     """
 
     model: Model
@@ -61,6 +66,7 @@ class Pruned:
     parameters: Mapping[str, tuple[int, int]]
     families: Mapping[Family, tuple[int, int]]
     error: float
+    kept: Mapping[str, tuple[int, ...]]
 
     @property
     def share(self) -> float:
@@ -68,13 +74,7 @@ class Pruned:
         return sum(after for _, after in self.macs.values()) / max(sum(before for before, _ in self.macs.values()), 1)
 
 
-def prune_channels(
-    model: Model,
-    data: Dataset,
-    request: ChannelRequest,
-    progress: Progress = SILENT,
-    recover: Recovery | None = None,
-) -> Pruned:
+def prune_channels(model: Model, data: Dataset, request: ChannelRequest, progress: Progress = SILENT) -> Pruned:
     """A smaller dense model; `model` stays as it is. data.x: [count, *sample_shape] float32; labels are not used.
 
     A share of 1 gives a model equal to the byte. Raises UsageError for a request that cannot be met or a quantized
@@ -98,10 +98,11 @@ def prune_channels(
     error = 0.0
     if removed:
         error = relative_error(outputs_of(model, graph, data), outputs_of(model, dense, data))
-    made = model_from_ir(graph, model.name)
-    if recover is not None:
-        made = recover(model, made)
-    return Pruned(made, *_sizes(structure, removed), error)
+    gone = np.array(removed, np.int64)
+    kept = {
+        layer.node: tuple(np.flatnonzero(structure.kept(layer.makes, gone)).tolist()) for layer in structure.weighted
+    }
+    return Pruned(model_from_ir(graph, model.name), *_sizes(structure, removed), error, kept)
 
 
 def select(
@@ -147,6 +148,8 @@ def _check(model: Model, request: ChannelRequest) -> None:
         raise UsageError(f"a share of {request.share:g} is not above 0 and at most 1")
     if request.importance not in IMPORTANCES:
         raise UsageError(f"unknown importance {request.importance!r}; known: {', '.join(IMPORTANCES)}")
+    if request.of == "instructions" and not request.prices:
+        raise UsageError("a share of instructions needs what each layer takes on a target; ask for a share of MACs")
     if request.align < 1:
         raise UsageError(f"channels cannot be aligned to {request.align}")
 

@@ -75,6 +75,6 @@ def layer_parameters(structure: Structure, removed: Iterable[int]) -> dict[str, 
 
 
 def cost(structure: Structure, removed: Iterable[int], prices: Mapping[str, float] | None, *, of: str) -> float:
-    """Cost of the layers with weights: "macs" or "bytes" (one a weight), each layer's times its price (default 1)."""
+    """Cost of the layers with weights: "bytes" (one a weight) or MACs, each layer's times its price (default 1)."""
     counted = (layer_parameters if of == "bytes" else layer_macs)(structure, removed)
     return float(sum(count * (prices or {}).get(name, 1.0) for name, count in counted.items()))

@@ -8,12 +8,15 @@ import onnx_ir
 import pytest
 
 from edgescale.core.errors import UsageError
+from edgescale.core.sparsity import parse_sparsity
 from edgescale.core.variant import parse_recipe
+from edgescale.sparsify.masks import prune_weights
 
 torch = pytest.importorskip("torch", reason="PyTorch (extra `train`) is not installed")
 
 from edgescale.finetune import Settings  # noqa: E402
 from edgescale.finetune.attention import ReparameterizeQueryKey  # noqa: E402
+from edgescale.finetune.recover import recover  # noqa: E402
 from edgescale.finetune.train import train  # noqa: E402
 
 TOKENS, HEADS, WIDTH = 36, 2, 4
@@ -76,3 +79,28 @@ def test_a_transformer_trains_and_returns(net, loaded, onnx_rows, samples):
     wanted = onnx_rows(onnx_ir.to_proto(model.ir), data.x)
     for found in rows.values():
         assert np.sum((found - wanted) ** 2) < 0.01 * np.sum(wanted**2)
+
+
+@pytest.mark.parametrize("method", ["ft", "gmp", "rigl"])
+def test_zeros_of_a_transformer_stay(method, net, loaded, onnx_rows, samples):
+    """Weights [inputs, outputs] of MatMul: of every four along the inputs two are zero, also once trained."""
+    n = net(2)
+    model = loaded(n.proto(n.node("Softmax", [transformer(n)], axis=-1), opset=18))
+    data, part = samples(64), parse_sparsity("2:4")
+    start = model if method == "gmp" else prune_weights(model, data, part)[0]
+    settings = Settings(epochs=2, batch=16)
+    made = recover(model, start, data, settings, zeros=part, method=method)
+    rounded = train(made, data, data, parse_recipe("w8a8-qat+2:4"), settings, teacher=model)
+    for graph in (made.ir, rounded):
+        found = []
+        for node in graph.graph:
+            source = node.inputs[1] if node.op_type == "MatMul" else None
+            if source is not None and source.producer() is not None and source.producer().op_type == "DequantizeLinear":
+                source = source.producer().inputs[0]
+            if source is not None and source.const_value is not None:
+                found.append(source.const_value.numpy())
+        assert [weights.shape for weights in found] == [(8, 8)] * 3
+        for weights in found:
+            assert ((weights.T.reshape(-1, 4) != 0).sum(axis=1) <= 2).all()
+    dense, plain, got = (onnx_rows(onnx_ir.to_proto(graph), data.x) for graph in (model.ir, made.ir, rounded))
+    assert np.sum((got - dense) ** 2) < 1.5 * np.sum((plain - dense) ** 2) + 0.01 * np.sum(dense**2)

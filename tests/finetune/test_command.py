@@ -49,6 +49,8 @@ def compiled(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     ("more", "words"),
     [
         (["-r", "w4a8-qat"], "--train DATA.npz"),
+        (["-r", "w8a8+ch0.5-ft", "--calib", "train.npz"], "--train DATA.npz"),
+        (["-r", "w8a8+ch0.5-rigl", "--train", "train.npz"], "moves zeros"),
         (["-r", "w4a8", "--train", "train.npz"], "serves recipes that train"),
         (["-r", "w4a8", "--epochs", "2"], "--epochs goes with --train"),
         (["-r", "w4a8-qat-asym", "--train", "train.npz"], "symmetric levels"),
@@ -127,6 +129,37 @@ def test_an_interrupted_compile_goes_on_after_its_last_epoch(
     resumed = _models(project)
     code, said = compiled(*options, "--no-cache")
     assert (code, saved) == (0, [1, 2, 3, 1, 2, 3]), said
+    assert _models(project) == resumed
+
+
+@pytest.mark.skipif(not TORCH, reason="PyTorch (extra `train`) is not installed")
+def test_an_interrupted_recovery_goes_on_after_its_last_epoch(
+    compiled: Callable, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the trained rounding that follows recovery: what was recovered is not trained again."""
+    from edgescale.finetune import checkpoint
+
+    train = str(project / "train.npz")
+    options = ("-r", "w4a8-qat+2:4", "--train", train, "--calib", train, "--epochs", "2")
+    save, saved = checkpoint.save, []
+
+    def noted(path: Path, run: str, epoch: int, *state: object) -> None:
+        save(path, run, epoch, *state)
+        saved.append(epoch)
+        if len(saved) in (1, 4):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    assert compiled(*options)[0] == 130
+    assert saved == [1]
+    assert compiled(*options)[0] == 130
+    assert saved == [1, 2, 1, 2]
+    code, said = compiled(*options)
+    assert (code, saved) == (0, [1, 2, 1, 2]), said
+    resumed = _models(project)
+    saved.extend([0] * 4)  # so that nothing stops any more
+    code, said = compiled(*options, "--no-cache")
+    assert code == 0, said
     assert _models(project) == resumed
 
 

@@ -93,13 +93,47 @@ def test_every_quantizer_keeps_the_zeros(recipe):
 
 
 def test_recipes_name_their_sparsity():
-    for text in ("w8a8+ch0.5", "w4a8-gptq+2:4", "fp32+1x4:0.75", "w8a8+ch0.5b+u0.9", "w8a8+auto", "w4a8-qat+ch0.5"):
+    for text in (
+        "w8a8+ch0.5",
+        "w4a8-gptq+2:4",
+        "fp32+1x4:0.75",
+        "w8a8+ch0.5b+u0.9",
+        "w8a8+auto",
+        "w8a8+ch0.5i",
+        "w4a8-qat+ch0.5",
+    ):
         assert str(parse_recipe(text)) == text
         assert parse_recipe(text).sparsity
     assert str(parse_recipe("fp4-g32+ch0.5-simulated")) == "fp4-g32+ch0.5-simulated"
     assert parse_recipe("fp32+ch0.5").is_float
-    for text in ("w8a8+4:4", "w8a8+3", "w8a8+ch0", "w8a8+2:4+u0.5", "w4a8-qat+2:4", "w8a8+"):
+    for text in ("w8a8+4:4", "w8a8+3", "w8a8+ch0", "w8a8+2:4+u0.5", "w8a8+"):
         with pytest.raises(UsageError):
+            parse_recipe(text)
+
+
+def test_recipes_name_how_training_makes_up_for_it():
+    for text, recovery in {
+        "w8a8+ch0.5-ft": "ft",
+        "fp32+u0.9-gmp": "gmp",
+        "w4a8+ch0.6+2:4-rigl": "rigl",
+        "w8a8+1x4:0.75-dsl": "dsl",
+        "w4a8-qat+2:4": "ft",
+        "w8a8-qat+u0.8-gmp": "gmp",
+        "w8a8+auto-ft": "ft",
+    }.items():
+        assert (str(parse_recipe(text)), parse_recipe(text).recovery) == (text, recovery)
+        assert parse_recipe(text).needs_training
+    assert str(parse_recipe("w4a8-qat+2:4-ft")) == "w4a8-qat+2:4"
+    assert not parse_recipe("w8a8+u-0.5").needs_training
+    for text, words in {
+        "w8a8+ch0.5-rigl": "moves zeros",
+        "w8a8+2:4-dsl": "fixes the density",
+        "w8a8+auto-gmp": "towards a share",
+        "w8a8+ch0.5-ft+2:4": "unknown sparsity",
+        "w8a8+ch0.5-xx": "unknown sparsity",
+        "w4a8-qat-qkr+2:4": "fills their zeros",
+    }.items():
+        with pytest.raises(UsageError, match=words):
             parse_recipe(text)
 
 

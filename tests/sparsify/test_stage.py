@@ -11,6 +11,7 @@ import pytest
 from edgescale.cache import StageStore
 from edgescale.core.errors import UsageError
 from edgescale.core.recipe import parse_recipe
+from edgescale.core.target import load_target
 from edgescale.frontend import load_model, save_model
 from edgescale.sources import DataSource, ModelSource
 from edgescale.sparsify.channels import find_structure
@@ -51,3 +52,29 @@ def test_it_needs_calibration_data(loaded):
     stages, model, _ = loaded
     with pytest.raises(UsageError, match="--calib"):
         stages.compress(model, parse_recipe("w8a8+ch0.5"), None)
+
+
+def test_a_share_of_instructions_spares_what_is_dear(loaded):
+    """The dearer layer loses more than where both cost the same; the share holds by the prices."""
+    stages, model, data = loaded
+    graph = load_model(model.variant.path).ir.graph
+    macs = layer_macs(find_structure(graph), ())
+    first, second = (name for name in macs if next(n for n in graph if n.name == name).op_type == "Conv")
+    left = {}
+    for dear in (first, second):
+        prices = {name: 9.0 if name == dear else 1.0 for name in macs}
+        made = load_model(stages.compress(model, parse_recipe("fp32+ch0.6i"), data, prices=prices).path)
+        left[dear] = layer_macs(find_structure(made.ir.graph), ())
+        assert sum(prices[n] * left[dear][n] for n in macs) <= 0.6 * sum(prices[n] * macs[n] for n in macs)
+    assert left[first][first] <= left[second][first]
+    with pytest.raises(UsageError, match="needs what each layer takes"):
+        stages.compress(model, parse_recipe("fp32+ch0.6i"), data)
+
+
+def test_a_target_prices_its_layers(loaded):
+    stages, model, data = loaded
+    prices = stages.prices(model, load_target("cortex-m4-stm32l4r5"), data)
+    assert set(prices) == set(layer_macs(find_structure(load_model(model.variant.path).ir.graph), ()))
+    assert all(0.1 < price < 100 for price in prices.values())
+    with pytest.raises(UsageError, match="does not count instructions"):
+        stages.prices(model, load_target("host"), data)
