@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgescale.quantize.blocks import Blocks, at_clip, spread
+from edgescale.quantize.blocks import Blocks, best_of, candidates, check_block, quantize_blocks
 from edgescale.quantize.rounding import Layout
 
 Real = npt.NDArray[np.float64]
@@ -55,9 +55,10 @@ def search_scales(
         scale = scale / np.sqrt(scale.max() * scale.min())
         loss = 0.0
         for matrix, layout, even in zip(weights, layouts, symmetric, strict=True):
-            made = at_clip(
-                matrix * scale, layout.form, layout.block_size, 1.0, symmetric=even, scale_rule=layout.scale_rule
-            )
+            made = quantize_blocks(
+                matrix * scale, layout.form, layout.block_size, symmetric=even, scale_rule=layout.scale_rule,
+                signed=layout.signed,
+            )  # fmt: skip
             change = (made.real() / scale - matrix).astype(np.float32)
             loss += float(np.sum((change @ second) * change))
         if loss < least:
@@ -71,29 +72,20 @@ def search_clips(matrix: Real, layout: Layout, x: InputStatistics, *, symmetric:
     Ranges of 1, 0.95, ..., 0.5 of the whole are tried; the loss of a block is E|(Q(w) - w) x|^2 over its own terms.
     """
     outputs, terms = matrix.shape
-    side = layout.block_size[1]
+    side = min(layout.block_size[1], terms)
     count = -(-terms // side)
     padded = np.zeros((count * side, count * side), np.float32)
     padded[:terms, :terms] = x.second
     local = np.stack([padded[i : i + side, i : i + side] for i in range(0, count * side, side)])
-    best: Blocks | None = None
-    least = np.full((outputs, count), np.inf)
-    scale = np.ones((outputs, count))
-    zero: Real | None = None
-    for clip in _CLIPS:
-        made = at_clip(matrix, layout.form, layout.block_size, clip, symmetric=symmetric, scale_rule=layout.scale_rule)
+
+    def error(made: Blocks) -> Real:
         change = np.zeros((outputs, count * side), np.float32)
         change[:, :terms] = made.real() - matrix
         parts = change.reshape(outputs, count, side).transpose(1, 0, 2)
-        losses = np.einsum("gns,gns->ng", parts @ local, parts)
-        better = losses < least
-        least = np.where(better, losses, least)
-        scale = np.where(better, made.scale, scale)
-        if made.zero_point is not None:
-            zero = made.zero_point if zero is None else np.where(better, made.zero_point, zero)
-        best = made
-    if best is None:
-        raise ValueError("no clips to try")
-    offset = 0.0 if zero is None else spread(zero, matrix.shape, best.block_size)
-    values = layout.form.nearest(matrix / spread(scale, matrix.shape, best.block_size) + offset)
-    return Blocks(values, scale, zero, best.block_size)
+        return np.asarray(np.einsum("gns,gns->ng", parts @ local, parts), np.float64)
+
+    block = check_block(matrix.shape, layout.block_size)
+    tried = candidates(
+        matrix, layout.form, block, _CLIPS, symmetric=symmetric, scale_rule=layout.scale_rule, signed=layout.signed
+    )
+    return best_of(matrix, layout.form, block, tried, error)

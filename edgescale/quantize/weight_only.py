@@ -23,7 +23,7 @@ from edgescale.core.recipe import FLOAT, Recipe
 from edgescale.frontend.graph import constant, input_at, is_op, only_consumer
 from edgescale.frontend.passes.fusion import set_constant
 from edgescale.quantize.awq import InputStatistics, search_clips, search_scales
-from edgescale.quantize.blocks import Blocks, quantize_blocks
+from edgescale.quantize.blocks import Blocks, quantize_blocks, stored
 from edgescale.quantize.layers import layout_of
 from edgescale.quantize.moments import Summary
 from edgescale.quantize.patches import Product, product_of
@@ -31,7 +31,6 @@ from edgescale.quantize.relay import Relay
 from edgescale.quantize.rotation import apply_blocks, rotation_block, whole
 from edgescale.quantize.rounding import Layout, gptq, reconstruct
 from edgescale.quantize.rules import refusal
-from edgescale.quantize.units import SMALLEST_SCALE
 
 Real = npt.NDArray[np.float64]
 
@@ -58,7 +57,7 @@ class Linear:
     @property
     def layout(self) -> Layout:
         """Format and blocks of the weights."""
-        return layout_of(self.product, self.recipe)
+        return replace(layout_of(self.product, self.recipe), signed=self.recipe.signed_scales)
 
     def matrix(self) -> Real:
         """The float weights, [outputs, terms]."""
@@ -258,7 +257,7 @@ def _finish(
         # The bias takes the mean error, so only what varies is left to the weights.
         x = replace(x, second=x.second - np.outer(x.mean, x.mean))
     blocks = round_matrix(matrix, layer.layout, recipe, x)
-    blocks = replace(blocks, scale=np.maximum(blocks.scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64))
+    blocks = replace(blocks, scale=stored(blocks.scale))
     error = matrix - blocks.real()
     low_rank = _low_rank(error, recipe.rank) if recipe.rank else None
     if low_rank is not None:
@@ -281,7 +280,7 @@ def round_matrix(matrix: Real, layout: Layout, recipe: Recipe, x: InputStatistic
     else:
         blocks = quantize_blocks(
             matrix, layout.form, layout.block_size, symmetric=recipe.symmetric, search="mse" in recipe.steps,
-            scale_rule=layout.scale_rule,
+            scale_rule=layout.scale_rule, signed=layout.signed,
         )  # fmt: skip
     if recipe.method == "rtn" or x is None:
         return blocks

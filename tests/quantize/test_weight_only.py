@@ -138,10 +138,12 @@ def dequantized(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.parametrize("suffix", ["", "-pos"])
 @pytest.mark.parametrize("group", [8, 16, 20, 24, 32, 48, 64, 72, 96, 100, 128, 256])
-def test_groups_of_any_size_and_ragged_widths(model, tmp_path, group):
-    """Every group of `group` terms along a row has the scale of its largest weight, the last one however short."""
-    path = made(model, f"w4a16-g{group}", tmp_path / "q.onnx")
+def test_groups_of_any_size_and_ragged_widths(model, tmp_path, group, suffix):
+    """Every group of `group` terms along a row, the last one however short, has the smallest scale that covers it;
+    with `pos` that of its largest weight over 7."""
+    path = made(model, f"w4a16-g{group}{suffix}", tmp_path / "q.onnx")
     stored = dequantized(path)
     source = {str(n.name): np.asarray(n.inputs[1].const_value.numpy()) for n in model.ir.graph if str(n.name) in stored}
     assert len(stored) == 12
@@ -149,11 +151,65 @@ def test_groups_of_any_size_and_ragged_widths(model, tmp_path, group):
         expected = np.empty(weights.shape)
         for start in range(0, len(weights), group):
             part = weights[start : start + group].astype(np.float64)
-            scale = np.float32(np.abs(part).max(axis=0) / 7).astype(np.float64)
+            low, high = -part.min(axis=0, initial=0), part.max(axis=0, initial=0)
+            up, down = np.maximum(low / 8, high / 7), np.maximum(high / 8, low / 7)
+            scale = np.where(down < up, -down, up) if not suffix else np.maximum(low, high) / 7
+            scale = scale.astype(np.float32).astype(np.float64)
             expected[start : start + group] = np.clip(np.rint(part / scale), -8, 7) * scale
         # A weight just between two levels may fall either way, by the last bit of its scale.
         off = np.abs(stored[name] - expected) > 1e-6
         assert off.mean() < 1e-3, name
+    scales = np.concatenate([a.ravel() for n, a in initializers(path)[1].items() if n.endswith(".weight_s")])
+    assert (scales < 0).any() == (not suffix)
+
+
+def layer_of(path: Path, q: np.ndarray, s: np.ndarray, block: int, kind: int) -> Path:
+    """y = x DequantizeLinear(q, s), q [terms, outputs] in blocks along the terms."""
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0, block_size=block),
+        onnx.helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    values = [
+        onnx.helper.make_tensor("q", kind, q.shape, q.ravel().tolist()),
+        numpy_helper.from_array(s.astype(np.float32), "s"),
+    ]
+    x, y = (onnx.helper.make_tensor_value_info(n, 1, ["rows", side]) for n, side in (("x", len(q)), ("y", q.shape[1])))
+    graph = onnx.helper.make_graph(nodes, "layer", [x], [y], values)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.INT4, onnx.TensorProto.INT8])
+@pytest.mark.parametrize("block", [16, 32, 128])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_scales_below_zero_compute_bit_for_bit(tmp_path, kind, block, rows):
+    """Columns whose scales are negated come out negated, to the bit, in every kernel; blocks of both signs in one
+    column, the lowest code among them, give what NumPy multiplies."""
+    random = np.random.default_rng(block)
+    low, high = (-8, 7) if kind == onnx.TensorProto.INT4 else (-128, 127)
+    q = random.integers(low, high + 1, (200, 24))
+    s = random.uniform(0.01, 0.1, (-(-200 // block), 24)).astype(np.float32)
+    columns, mixed = random.choice([-1, 1], 24).astype(np.float32), random.choice([-1, 1], s.shape)
+    x = random.standard_normal((rows, 200)).astype(np.float32)
+    files = {
+        name: layer_of(tmp_path / f"{name}.onnx", q, scale, block, kind)
+        for name, scale in (("plain", s), ("negated", s * columns), ("mixed", s * mixed))
+    }
+    wanted = x.astype(np.float64) @ (q * np.repeat(s * mixed, block, 0)[:200].astype(np.float64))
+    unfused = session_options({"intra_op_num_threads": 1, "graph_optimization_level": "ORT_DISABLE_ALL"})
+    for level in ("0", "4", "off"):
+        made = {}
+        for name, path in files.items():
+            if level != "off":
+                config = {**SESSION, "config": {"session.qdq_matmulnbits_accuracy_level": level}}
+                assert unfused_weights(path, config) == []
+            run = session(path, level) if level != "off" else onnxruntime.InferenceSession(str(path), unfused)
+            made[name] = run.run(None, {"x": x})[0]
+        np.testing.assert_array_equal((made["plain"] * columns).view(np.uint32), made["negated"].view(np.uint32))
+        error = np.sqrt(np.mean((made["mixed"] - wanted) ** 2) / np.mean(wanted**2))
+        assert error < (0.01 if level == "4" else 1e-6)
 
 
 @pytest.mark.parametrize("recipe", ["w4a16-g32", "w4a16-g32-asym", "w4a16-g48", "w8a16", "w8a16-g64", "w4a16-g128"])
