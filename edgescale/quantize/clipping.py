@@ -88,14 +88,15 @@ class _Choice:
             own = self.change[:, part]
             pull = 2 * (self.change @ self._second[:, part] - own @ inner) if together else np.zeros_like(own)
             least = np.einsum("rt,rt->r", own @ inner + pull, own)
-            for scale, zero in tried:
-                other = self._error(k, (scale, zero))
+            best = np.full(len(least), -1)
+            for i, one in enumerate(tried):
+                other = self._error(k, one)
                 errors = np.einsum("rt,rt->r", other @ inner + pull, other)
                 better = errors < least
-                if not better.any():
-                    continue
-                least[better] = errors[better]
-                own[better] = other[better]
-                self.scale[better, k] = scale[better, k]
+                least, best = np.where(better, errors, least), np.where(better, i, best)
+            for i in np.unique(best[best >= 0]):
+                rows, (scale, zero) = best == i, tried[i]
+                self.scale[rows, k] = scale[rows, k]
                 if self.zero_point is not None and zero is not None:
-                    self.zero_point[better, k] = zero[better, k]
+                    self.zero_point[rows, k] = zero[rows, k]
+            self.change[:, part] = self._error(k, (self.scale, self.zero_point))
