@@ -7,9 +7,10 @@
 An encoder takes one array an input from the .npz files and gives an embedding: the loss is 1 - mean cosine to the float
 model's. A decoder takes tokens (x [n, length], as `tools/train_lm.py` writes them) and gives logits: the loss is the
 rise of the perplexity. Every file runs as the ONNX back end would (one thread, int8 inputs in the fused kernels); each
-line gives the loss, its share of what rounding to nearest loses at the same bits and group, bytes and latency over
-the float file's, layers left unfused, and seconds. Decoders are then compared over sizes: perplexity at 2 to 8 bits
-and the best number of bits for an equal total.
+line gives the loss, its share of what rounding to nearest loses at the same bits and group (`pos-rtn`: scales above
+zero, the largest weight over 7 at 4 bits, as papers compare with; `rtn` may take scales below zero, as ONNX Runtime's
+quantizer does), bytes and latency over the float file's, layers left unfused, and seconds. Decoders are then compared
+over sizes: perplexity at 2 to 8 bits and the best number of bits for an equal total.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "compilers")]
-METHODS = ("rtn", "awq", "awq-abc", "gptq", "gptq-clip", "gptq-awq")
+METHODS = ("pos-rtn", "rtn", "awq", "awq-abc", "gptq", "gptq-clip", "gptq-awq")
 GROUPS = ("w4a16-g32", "w4a16-g128", "w3a16-g128")
 LAW_BITS = (2, 3, 4, 5, 6, 8)
 LAW_GROUP = 64

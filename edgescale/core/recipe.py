@@ -39,6 +39,7 @@ DEFAULT_RANK = 8
 SCALE_RULES: dict[str, str] = {
     "m1": "scales rounded up to powers of two",
     "m2": "scales a power of two below the largest of the tensor",
+    "pos": "scales above zero, for what reads the file elsewhere and wants them so (weights beside float activations)",
 }
 
 FLOAT = 32
@@ -131,6 +132,17 @@ class Recipe:
     def asks_weight_only(self) -> bool:
         """Whether a part of the name has a meaning for weight-only quantization alone."""
         return bool(self.rank or WEIGHT_ONLY_STEPS & set(self.steps))
+
+    @property
+    def signed_scales(self) -> bool:
+        """Whether scales beside float activations may be below zero, so that the larger side of a block takes the
+        level that only one side has.
+
+        Such weights are multiplied by their scales in float, whatever the sign; integer kernels rescale by factors
+        above zero, and so are all scales beside quantized activations.
+        """
+        one_sided = self.weight_format == "int" and self.weight_bits < 8
+        return one_sided and self.symmetric and not self.scale_rule
 
     @property
     def data_free(self) -> bool:
@@ -274,6 +286,12 @@ def _checked(recipe: Recipe, text: str) -> Recipe:
         raise UsageError(f"recipe {text!r}: {recipe.rounding} rounds to symmetric levels; leave out asym")
     if recipe.activation_bits == FLOAT and "smooth" in recipe.steps:
         raise UsageError(f"recipe {text!r}: smooth serves quantized activations, and here they stay float")
+    beside_float = recipe.activation_bits in (16, FLOAT) and recipe.activation_format == "int"
+    if recipe.scale_rule == "pos" and not (beside_float and replace(recipe, scale_rule="").signed_scales):
+        raise UsageError(
+            f"recipe {text!r}: its scales are above zero without pos, which serves symmetric integers of 2 to 7 bits "
+            "beside float activations"
+        )
     if recipe.trained and (recipe.weight_format != "int" or recipe.activation_format != "int"):
         raise UsageError(f"recipe {text!r}: qat trains integers of 2 to 8 bits; fp4, fp8 and nf4 have none")
     if recipe.trained and (recipe.scale_rule or {"bc", "abc", "mse"} & set(recipe.steps)):

@@ -52,7 +52,7 @@ class Constant:
     def symmetric_int8(self, axis: int) -> tuple[npt.NDArray[np.int8], Real]:
         """(values - zero_point as int8, one scale an entry of `axis`).
 
-        Raises NodeError where the zero-point does not fold in, or scales vary along another axis.
+        Raises NodeError where the zero-point does not fold in, scales vary along another axis or one is below zero.
         """
         if self.scale is None:
             raise ValueError("only quantized constants have integer values")
@@ -69,6 +69,10 @@ class Constant:
             raise NodeError(
                 f"scales of shape {list(scale.shape)} for weights {list(self.shape)}",
                 f"weight scales must be per tensor or per output channel (axis {axis})",
+            )
+        if (scale < 0).any():
+            raise NodeError(
+                f"scale {float(scale.min()):g}", "scales of weights that integers multiply must be positive"
             )
         return centred.astype(np.int8), np.broadcast_to(scale.reshape(-1), (self.shape[axis],)).astype(np.float64)
 

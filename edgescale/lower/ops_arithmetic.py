@@ -180,8 +180,8 @@ def _full_constant(
 
 
 def _in_type(constant: Constant, units: Units | None) -> bool:
-    """Whether a constant has one scale and the integer type of an activation in `units`."""
-    one = constant.scale is not None and constant.scale.size == 1
+    """Whether a constant has one scale, above zero, and the integer type of an activation in `units`."""
+    one = constant.scale is not None and constant.scale.size == 1 and bool((constant.scale > 0).all())
     if units is not None and units.dtype == "int16":
         point = constant.zero_point
         return one and constant.values.dtype == np.int16 and (point is None or not point.any())

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
-def parameters(context: Context, node: onnx_ir.Node) -> tuple[Real, Array]:
-    """(scale, zero_point) of a Quantize- or DequantizeLinear as given; a missing zero-point is 0 of its type."""
+def parameters(context: Context, node: onnx_ir.Node, *, signed: bool = False) -> tuple[Real, Array]:
+    """(scale, zero_point) of a Quantize- or DequantizeLinear as given; a missing zero-point is 0 of its type.
+
+    Raises NodeError for scales of 0 and, unless `signed`, below.
+    """
     scale = context.constant(node, 1).real()
     zero = context.optional(node, 2)
-    if not (scale > 0).all():
-        raise NodeError(f"scale {float(scale.min()):g}", "scales must be positive")
+    if not ((scale != 0) if signed else (scale > 0)).all():
+        rule = "scales must not be 0" if signed else "scales must be positive"
+        raise NodeError(f"scale {float(scale.reshape(-1)[np.argmin(np.abs(scale) if signed else scale)]):g}", rule)
     if zero is not None:
         return scale, zero.values
     kind: np.dtype[Any] = np.dtype(np.uint8)
@@ -59,8 +63,8 @@ def units_of(context: Context, node: onnx_ir.Node) -> Units:
 
 
 def fold_constant(context: Context, node: onnx_ir.Node, source: Constant) -> Constant:
-    """A Quantize- or DequantizeLinear of a constant."""
-    scale, zero = parameters(context, node)
+    """A Quantize- or DequantizeLinear of a constant; the latter's scales may be below zero."""
+    scale, zero = parameters(context, node, signed=node.op_type == "DequantizeLinear")
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
     block = node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
     rank = source.values.ndim

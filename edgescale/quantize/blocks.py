@@ -6,6 +6,7 @@ entry a block, in the blocks' order: shape ceil(shape / block_size).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from edgescale.core.errors import UsageError
 from edgescale.quantize.formats import Format
+from edgescale.quantize.units import SMALLEST_SCALE
 
 Array = npt.NDArray[np.generic]
 Real = npt.NDArray[np.float64]
@@ -27,7 +29,7 @@ class Blocks:
     """Quantized weights: real = scale * (values - zero_point), block by block.
 
     values: levels of the format (float64, of the weights' shape); scale and zero_point: one entry a block;
-    zero_point None where all are 0.
+    zero_point None where all are 0. Scales are numbers that float32 holds, below zero only where asked for.
     """
 
     values: Real
@@ -72,29 +74,121 @@ def quantize_blocks(
     symmetric: bool = True,
     search: bool = False,
     scale_rule: str = "",
+    signed: bool = False,
 ) -> Blocks:
     """Round weights to nearest in blocks of `block_size`.
 
-    A block's scale covers its largest weight, or with `search` is the one of 36 clips with the least squared
-    error. symmetric: zero-point 0; else an integer zero-point a block, so that [min, max] fills the levels.
-    `scale_rule`: "", "m1" (powers of two) or "m2" (powers of two below the largest). Blocks of zeros take the scale
-    of the largest block.
+    A block's scale covers its range (see `covering`), or with `search` is the one of 36 clips of that with the least
+    squared error. symmetric: zero-point 0; else an integer zero-point a block, so that [min, max] fills the levels.
+    `scale_rule`: "", "m1" (powers of two) or "m2" (powers of two below the largest). `signed`: scales may be below
+    zero. Blocks of zeros take the scale of the largest block.
     """
     exact = np.asarray(weights, np.float64)
     block = check_block(exact.shape, block_size)
-    if not symmetric:
-        return _asymmetric(exact, form, block, search=search, scale_rule=scale_rule)
-    full = reduce_blocks(np.abs(exact), block, np.maximum) / form.largest
-    full = _without_zeros(full)
-    scale = constrain(full, scale_rule)
-    if search:
-        scale = _best(exact, form, block, full, scale_rule)
-    values = form.nearest(exact / spread(scale, exact.shape, block))
-    return Blocks(values, scale, None, block)
+    if symmetric and not search:
+        scale = stored(constrain(covering(exact, form, block, signed=signed), scale_rule))
+        return at_scale(exact, form, block, scale)
+    clips = _CLIPS[::-1] if search else (1.0,)
+    tried = candidates(exact, form, block, clips, symmetric=symmetric, scale_rule=scale_rule, signed=signed)
+    if len(tried) == 1:
+        return at_scale(exact, form, block, *tried[0])
+
+    def error(made: Blocks) -> Real:
+        return reduce_blocks((made.real() - exact) ** 2, block, np.add)
+
+    return best_of(exact, form, block, tried, error)
+
+
+def at_scale(weights: Real, form: Format, block: Shape, scale: Real, zero_point: Real | None = None) -> Blocks:
+    """Weights rounded to nearest under given scales and zero-points, one a block."""
+    levels = weights / spread(scale, weights.shape, block)
+    if zero_point is None:
+        return Blocks(form.nearest(levels), scale, None, block)
+    low, high = levels_of(form)
+    return Blocks(
+        np.clip(np.rint(levels) + spread(zero_point, weights.shape, block), low, high), scale, zero_point, block
+    )
+
+
+def candidates(
+    weights: Real,
+    form: Format,
+    block: Shape,
+    clips: Iterable[float],
+    *,
+    symmetric: bool,
+    scale_rule: str = "",
+    signed: bool = False,
+) -> list[tuple[Real, Real | None]]:
+    """(scale, zero_point) for each clip, the part of a block's range that its levels cover; of both signs, if signed.
+
+    Scales are those that float32 will hold.
+    """
+    if symmetric:
+        ends = orientations(weights, form, block, signed=signed)
+        return [(stored(constrain(end * clip, scale_rule)), None) for clip in clips for end in ends]
+    low, high = levels_of(form)
+    bottom = np.minimum(reduce_blocks(weights, block, np.minimum), 0.0)
+    top = np.maximum(reduce_blocks(weights, block, np.maximum), 0.0)
+    found: list[tuple[Real, Real | None]] = []
+    for clip in clips:
+        scale = stored(constrain(_without_zeros((top - bottom) * clip / (high - low)), scale_rule))
+        found.append((scale, np.clip(np.rint(low - bottom * clip / scale), low, high)))
+    return found
+
+
+def best_of(
+    weights: Real,
+    form: Format,
+    block: Shape,
+    tried: Sequence[tuple[Real, Real | None]],
+    error: Callable[[Blocks], Real],
+) -> Blocks:
+    """Weights rounded to nearest, each block under the first of `tried` that gives it the least error.
+
+    error: rounded weights -> one number a block.
+    """
+    scale, zero = tried[0]
+    least = np.full(scale.shape, np.inf)
+    for other, shift in tried:
+        errors = error(at_scale(weights, form, block, other, shift))
+        better = errors < least
+        least, scale = np.where(better, errors, least), np.where(better, other, scale)
+        if zero is not None and shift is not None:
+            zero = np.where(better, shift, zero)
+    return at_scale(weights, form, block, scale, zero)
+
+
+def covering(weights: Real, form: Format, block: Shape, *, signed: bool) -> Real:
+    """The scales that cover each block, [blocks along each axis].
+
+    Not signed: the largest magnitude over `form.largest`, which both signs reach. Signed: the smallest step, with the
+    sign that it needs, under which the lowest and the highest weight both lie between the ends of the levels: an
+    integer's lowest level is one further from zero, and the larger side of a block may have it.
+    """
+    ends = orientations(weights, form, block, signed=signed)
+    return ends[0] if len(ends) == 1 else np.where(-ends[1] < ends[0], ends[1], ends[0])
+
+
+def orientations(weights: Real, form: Format, block: Shape, *, signed: bool) -> list[Real]:
+    """Scales that cover each block: the positive one, and where `signed` makes a difference the negative one."""
+    low, high = -form.levels[0], form.levels[-1]
+    if not signed or low == high:
+        return [_without_zeros(reduce_blocks(np.abs(weights), block, np.maximum) / form.largest)]
+    bottom = np.maximum(-reduce_blocks(weights, block, np.minimum), 0.0)
+    top = np.maximum(reduce_blocks(weights, block, np.maximum), 0.0)
+    steps = (np.maximum(bottom / low, top / high), np.maximum(top / low, bottom / high))
+    return [_without_zeros(steps[0]), -_without_zeros(steps[1])]
+
+
+def stored(scale: Real) -> Real:
+    """Scales as float32 will hold them, their magnitudes at least SMALLEST_SCALE."""
+    sized = np.copysign(np.maximum(np.abs(scale), SMALLEST_SCALE), scale)
+    return sized.astype(np.float32).astype(np.float64)
 
 
 def constrain(scale: Real, rule: str) -> Real:
-    """Scales under a rule of ZeroQuant-FP: m1 rounds up to 2^n; m2 makes them s_max / 2^n."""
+    """Scales (above 0) under a rule of ZeroQuant-FP: m1 rounds up to 2^n; m2 makes them s_max / 2^n."""
     if rule == "m1":
         return np.asarray(2.0 ** np.ceil(np.log2(scale) - 1e-9))
     if rule == "m2":
@@ -106,54 +200,6 @@ def constrain(scale: Real, rule: str) -> Real:
 def _without_zeros(scale: Real) -> Real:
     largest = float(scale.max(initial=0.0)) or 1.0
     return np.where(scale > largest * 2.0**-24, scale, np.where(scale > 0, largest * 2.0**-24, largest))
-
-
-def _best(exact: Real, form: Format, block: Shape, full: Real, rule: str) -> Real:
-    best, least = constrain(full, rule), np.full(full.shape, np.inf)
-    for clip in _CLIPS[::-1]:
-        scale = constrain(full * clip, rule)
-        wide = spread(scale, exact.shape, block)
-        errors = reduce_blocks((form.nearest(exact / wide) * wide - exact) ** 2, block, np.add)
-        better = errors < least
-        best, least = np.where(better, scale, best), np.where(better, errors, least)
-    return best
-
-
-def _asymmetric(exact: Real, form: Format, block: Shape, *, search: bool, scale_rule: str) -> Blocks:
-    low, high = levels_of(form)
-    bottom = np.minimum(reduce_blocks(exact, block, np.minimum), 0.0)
-    top = np.maximum(reduce_blocks(exact, block, np.maximum), 0.0)
-    best_scale, best_zero = np.ones(bottom.shape), np.zeros(bottom.shape)
-    least = np.full(bottom.shape, np.inf)
-    for clip in _CLIPS[::-1] if search else [1.0]:
-        scale = constrain(_without_zeros((top - bottom) * clip / (high - low)), scale_rule)
-        zero = np.clip(np.rint(low - bottom * clip / scale), low, high)
-        errors = reduce_blocks((_shifted(exact, scale, zero, form, block).real() - exact) ** 2, block, np.add)
-        better = errors < least
-        least = np.where(better, errors, least)
-        best_scale, best_zero = np.where(better, scale, best_scale), np.where(better, zero, best_zero)
-    return _shifted(exact, best_scale, best_zero, form, block)
-
-
-def _shifted(exact: Real, scale: Real, zero: Real, form: Format, block: Shape) -> Blocks:
-    wide, offset = spread(scale, exact.shape, block), spread(zero, exact.shape, block)
-    levels = np.clip(np.rint(exact / wide) + offset, form.levels[0], form.levels[-1])
-    return Blocks(levels, scale, zero, block)
-
-
-def at_clip(weights: Real, form: Format, block_size: Shape, clip: float, *, symmetric: bool, scale_rule: str) -> Blocks:
-    """Weights rounded to nearest where each block's scale covers `clip` of its range."""
-    block = check_block(weights.shape, block_size)
-    if symmetric:
-        full = _without_zeros(reduce_blocks(np.abs(weights), block, np.maximum) / form.largest)
-        scale = constrain(full * clip, scale_rule)
-        return Blocks(form.nearest(weights / spread(scale, weights.shape, block)), scale, None, block)
-    low, high = levels_of(form)
-    bottom = np.minimum(reduce_blocks(weights, block, np.minimum), 0.0)
-    top = np.maximum(reduce_blocks(weights, block, np.maximum), 0.0)
-    scale = constrain(_without_zeros((top - bottom) * clip / (high - low)), scale_rule)
-    zero = np.clip(np.rint(low - bottom * clip / scale), low, high)
-    return _shifted(weights, scale, zero, form, block)
 
 
 def levels_of(form: Format) -> tuple[int, int]:

@@ -48,10 +48,10 @@ class Format:
         """The magnitude that both signs reach: a symmetric scale maps the largest weight onto it."""
         return min(-self.levels[0], self.levels[-1]) if self.levels[0] < 0 else self.levels[-1]
 
-    def nearest(self, values: Real) -> Real:
+    def nearest(self, values: npt.NDArray[np.floating]) -> Real:
         """The level nearest to each value; ties to even for integers, to the lower level for tables."""
         if self.limits is not None:
-            return np.clip(np.rint(values), *self.limits)
+            return np.asarray(np.clip(np.rint(values), *self.limits))
         table = self.table
         edges = (table[1:] + table[:-1]) / 2
         return np.asarray(table[np.searchsorted(edges, values, side="left")])

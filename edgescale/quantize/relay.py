@@ -31,8 +31,9 @@ _MASK = "attention_mask"
 class Relay:
     """Samples on their way through a graph; `at` is the index of the next node to run."""
 
-    def __init__(self, model: Model, graph: ir.Model, data: Dataset) -> None:
-        """`data` feeds every input of `model`. Raises UsageError where it does not."""
+    def __init__(self, model: Model, graph: ir.Model, data: Dataset, limit: int = LIVE_BYTES) -> None:
+        """`data` feeds every input of `model`; `limit`: bytes held at once. Raises UsageError where it does not."""
+        self._limit = limit
         self._graph = graph
         self._nodes = list(graph.graph)
         self._last = _last_reads(self._nodes)
@@ -41,6 +42,8 @@ class Relay:
         feeds = feeds_of(model, data)
         count = len(data)
         chosen = np.arange(count) if count <= MOST_SAMPLES else (np.arange(MOST_SAMPLES) * count) // MOST_SAMPLES
+        self.samples = [int(i) for i in chosen]
+        """Those that are held, by their position in the data."""
         by_name = {str(v.name): v for v in graph.graph.inputs if v.name in feeds}
         self._live = [{by_name[name]: array[i : i + 1] for name, array in feeds.items()} for i in chosen]
         masks = feeds.get(_MASK)
@@ -58,8 +61,8 @@ class Relay:
             kept = {v: a for v, a in live.items() if self._last.get(v, -1) >= index}
             self._live[position] = kept | made
         held = sum(array.nbytes for live in self._live for array in live.values())
-        while held > LIVE_BYTES and len(self._live) > 1:
-            self._live = self._live[::2]
+        while held > self._limit and len(self._live) > 1:
+            self._live, self.samples = self._live[::2], self.samples[::2]
             self._masks = None if self._masks is None else self._masks[::2]
             held = sum(array.nbytes for live in self._live for array in live.values())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgescale.quantize.blocks import Blocks, Shape, constrain, quantize_blocks, spread
+from edgescale.quantize.blocks import Blocks, Shape, constrain, covering, spread
 from edgescale.quantize.formats import Format
 from edgescale.quantize.moments import Summary
 
@@ -33,12 +33,16 @@ _WORK = 2e8
 
 @dataclass(frozen=True)
 class Layout:
-    """A layer's weights in a format: blocks of `block_size` on the channels-first `shape` [outputs, inputs, ...]."""
+    """A layer's weights in a format: blocks of `block_size` on the channels-first `shape` [outputs, inputs, ...].
+
+    signed: scales may be below zero.
+    """
 
     form: Format
     shape: Shape
     block_size: Shape
     scale_rule: str = ""
+    signed: bool = False
 
 
 def reconstruct(matrix: Real, summary: Summary, layout: Layout) -> Blocks:
@@ -54,7 +58,7 @@ def reconstruct(matrix: Real, summary: Summary, layout: Layout) -> Blocks:
     followed = summary.yx.reshape(weights.shape)
     wanted = FOLLOWED * followed + (1 - FOLLOWED) * weights @ summary.xx + damp * weights
     target = np.linalg.solve(hessian, wanted.transpose(0, 2, 1)).transpose(0, 2, 1)
-    full = quantize_blocks(matrix.reshape(layout.shape), layout.form, layout.block_size).scale
+    full = covering(matrix.reshape(layout.shape), layout.form, layout.block_size, signed=layout.signed)
     clips = _clips(matrix.shape[0] * terms * terms, weights, full, hessian, layout)
     scales = [constrain(full * clip, layout.scale_rule) for clip in clips]
     wide = [spread(scale, layout.shape, layout.block_size).reshape(weights.shape) for scale in scales]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +21,16 @@ from edgescale.core.progress import SILENT, Progress, track
 from edgescale.core.recipe import FLOAT, Recipe
 from edgescale.frontend.graph import constant, input_at, is_op, only_consumer
 from edgescale.frontend.passes.fusion import set_constant
-from edgescale.quantize.awq import InputStatistics, search_clips, search_scales
-from edgescale.quantize.blocks import Blocks, quantize_blocks
+from edgescale.quantize.awq import InputStatistics, Weights, fit_scales
+from edgescale.quantize.blocks import Blocks, quantize_blocks, stored
+from edgescale.quantize.clipping import search_clips
+from edgescale.quantize.following import Inputs, make_up
 from edgescale.quantize.layers import layout_of
 from edgescale.quantize.moments import Summary
 from edgescale.quantize.patches import Product, product_of
-from edgescale.quantize.relay import Relay
 from edgescale.quantize.rotation import apply_blocks, rotation_block, whole
 from edgescale.quantize.rounding import Layout, gptq, reconstruct
 from edgescale.quantize.rules import refusal
-from edgescale.quantize.units import SMALLEST_SCALE
 
 Real = npt.NDArray[np.float64]
 
@@ -58,7 +57,7 @@ class Linear:
     @property
     def layout(self) -> Layout:
         """Format and blocks of the weights."""
-        return layout_of(self.product, self.recipe)
+        return replace(layout_of(self.product, self.recipe), signed=self.recipe.signed_scales)
 
     def matrix(self) -> Real:
         """The float weights, [outputs, terms]."""
@@ -195,49 +194,41 @@ def _round_all(
     for layer in layers:
         siblings.setdefault(layer.source, []).append(layer)
     order = {node: index for index, node in enumerate(nodes)}
-    relay = Relay(model, graph, calibration) if calibration is not None else None
+    inputs = None
+    if calibration is not None:
+        follow = any(_suits_data(layer.recipe) for layer in layers)
+        inputs = Inputs(model, graph, calibration, follow=follow)
     rounded: list[Rounded] = []
-    for source, group in track(list(siblings.items()), progress, "rounding weights", len(siblings)):
-        statistics = None
-        if relay is not None:
-            relay.advance(order[group[0].node])
-            statistics = statistics_of(relay, source)
-        made = round_siblings(group, statistics)
+    for group in track(list(siblings.values()), progress, "rounding weights", len(siblings)):
+        if inputs is None:
+            rounded += round_siblings(group, None)
+            continue
+        made = round_siblings(group, *inputs.of(order[group[0].node]))
         for one in made:
-            if relay is not None:
-                _install(one)
+            _install(one)
         rounded += made
     return rounded
 
 
-def statistics_of(relay: Relay, source: ir.Value) -> InputStatistics:
-    """Moments of a value over all samples; memory is [terms, terms]."""
-    count = 0
-    second: Any = 0.0
-    magnitude: Any = 0.0
-    mean: Any = 0.0
-    for rows in relay.rows(source):
-        count += len(rows)
-        second = second + rows.T @ rows
-        magnitude = magnitude + np.abs(rows).sum(axis=0, dtype=np.float64)
-        mean = mean + rows.sum(axis=0, dtype=np.float64)
-    divisor = max(count, 1)
-    return InputStatistics(
-        np.asarray(second, np.float64) / divisor,
-        np.asarray(magnitude, np.float64) / divisor,
-        np.asarray(mean, np.float64) / divisor,
-    )
+def _suits_data(recipe: Recipe) -> bool:
+    """Whether weights are chosen by what they do to the input."""
+    return recipe.method != "rtn" or bool({"awq", "clip"} & set(recipe.steps))
 
 
-def round_siblings(group: Sequence[Linear], x: InputStatistics | None) -> list[Rounded]:
-    """Layers of one input, scaled and rotated alike, each rounded by its recipe. x: statistics of the input."""
-    matrices = [layer.matrix() for layer in group]
+def round_siblings(group: Sequence[Linear], x: InputStatistics | None, correction: Real | None = None) -> list[Rounded]:
+    """Layers of one input, scaled and rotated alike, each rounded by its recipe.
+
+    x: statistics of the input; correction: what it has lost, to be made up for (see `following`).
+    """
+    matrices = [make_up(layer.matrix(), correction if _suits_data(layer.recipe) else None) for layer in group]
     steps = set(group[0].recipe.steps)
     scale = rotation = None
+    blocks: list[Blocks] = []
     if "awq" in steps and x is not None:
-        symmetric = [layer.recipe.symmetric for layer in group]
-        found = search_scales(matrices, [layer.layout for layer in group], symmetric, x)
-        scale = None if np.allclose(found, 1.0) else found.astype(np.float32).astype(np.float64)
+        weights = [Weights(w, one.layout, one.recipe.symmetric) for w, one in zip(matrices, group, strict=True)]
+        seen = x.centred() if all(map(_corrects, group)) else x
+        nearest = "hadamard" not in steps and all(layer.recipe.method == "rtn" for layer in group)
+        scale, blocks = fit_scales(weights, seen, nearest=nearest)
     if scale is not None and x is not None:
         x, matrices = x.scaled(scale), [matrix * scale for matrix in matrices]
     if "hadamard" in steps:
@@ -245,26 +236,39 @@ def round_siblings(group: Sequence[Linear], x: InputStatistics | None) -> list[R
         rotation = rotation_block(terms)
         matrices = [apply_blocks(matrix, rotation) for matrix in matrices]
         x = None if x is None else x.rotated(whole(rotation, terms))
-    return [_finish(layer, matrix, x, scale, rotation) for layer, matrix in zip(group, matrices, strict=True)]
+    given: Sequence[Blocks | None] = blocks or [None] * len(group)
+    return [
+        _finish(layer, matrix, x, scale, rotation, made)
+        for layer, matrix, made in zip(group, matrices, given, strict=True)
+    ]
+
+
+def _corrects(layer: Linear) -> bool:
+    """Whether the layer's bias takes the mean error of its output."""
+    return bool({"bc", "abc"} & set(layer.recipe.steps)) and _bias(layer.node) is not None
 
 
 def _finish(
-    layer: Linear, matrix: Real, x: InputStatistics | None, scale: Real | None, rotation: Real | None
+    layer: Linear,
+    matrix: Real,
+    x: InputStatistics | None,
+    scale: Real | None,
+    rotation: Real | None,
+    blocks: Blocks | None,
 ) -> Rounded:
-    """Round one layer's (scaled, rotated) weights; x: statistics of what they multiply."""
+    """Round one layer's (scaled, rotated) weights, unless `blocks` are given; x: statistics of what they multiply."""
     recipe = layer.recipe
-    corrects = bool({"bc", "abc"} & set(recipe.steps)) and _bias(layer.node) is not None
-    if corrects and x is not None:
+    if blocks is None:
         # The bias takes the mean error, so only what varies is left to the weights.
-        x = replace(x, second=x.second - np.outer(x.mean, x.mean))
-    blocks = round_matrix(matrix, layer.layout, recipe, x)
-    blocks = replace(blocks, scale=np.maximum(blocks.scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64))
+        seen = x.centred() if x is not None and _corrects(layer) else x
+        blocks = round_matrix(matrix, layer.layout, recipe, seen)
+    blocks = replace(blocks, scale=stored(blocks.scale))
     error = matrix - blocks.real()
     low_rank = _low_rank(error, recipe.rank) if recipe.rank else None
     if low_rank is not None:
         error = error - (low_rank[0] @ low_rank[1]).T
     bias = None
-    if corrects and x is not None:
+    if x is not None and _corrects(layer):
         bias = np.asarray(_bias(layer.node), np.float64) + error @ x.mean
     return Rounded(layer, blocks, scale, rotation, low_rank, bias)
 
@@ -277,11 +281,12 @@ def round_matrix(matrix: Real, layout: Layout, recipe: Recipe, x: InputStatistic
     adaround descends to the levels that keep the output best.
     """
     if x is not None and {"awq", "clip"} & set(recipe.steps):
-        blocks = search_clips(matrix, layout, x, symmetric=recipe.symmetric)
+        carries = recipe.method == "gptq"
+        blocks = search_clips(matrix, layout, x.second, symmetric=recipe.symmetric, alone=carries)
     else:
         blocks = quantize_blocks(
             matrix, layout.form, layout.block_size, symmetric=recipe.symmetric, search="mse" in recipe.steps,
-            scale_rule=layout.scale_rule,
+            scale_rule=layout.scale_rule, signed=layout.signed,
         )  # fmt: skip
     if recipe.method == "rtn" or x is None:
         return blocks

@@ -56,11 +56,22 @@ def test_method_that_applies_where_none_is_written():
         ("w8a8-bc-abc", "choose one"),
         ("auto-g32", "itself"),
         ("w8a8-simulated", "unknown suffix"),
+        ("w8a16-g32-pos", "above zero without pos"),
+        ("w4a8-pos", "above zero without pos"),
+        ("w4a16-g32-asym-pos", "above zero without pos"),
+        ("nf4-g64-pos", "above zero without pos"),
     ],
 )
 def test_refusals(name, words):
     with pytest.raises(UsageError, match=words):
         parse_recipe(name)
+
+
+def test_signed_scales():
+    assert parse_recipe("w4a16-g32").signed_scales and parse_recipe("w2a16-g32-awq").signed_scales
+    for name in ("w4a16-g32-pos", "w8a16-g32", "w4a16-g32-asym", "w4a16-g32-m1", "fp4-g64"):
+        assert not parse_recipe(name).signed_scales
+        assert str(parse_recipe(name)).removesuffix("-simulated") == name
 
 
 def test_later_overrides_win():

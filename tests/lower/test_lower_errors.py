@@ -112,6 +112,19 @@ def test_asymmetric_weights(tools: Any) -> None:
     assert "zero-point 4" in message and "128 for uint8" in message and "the_node" in message
 
 
+def test_weights_of_integer_layers_have_scales_above_zero(tools: Any) -> None:
+    message = refused(tools, quantized_conv(tools, np.ones((2, 3, 1, 1), np.int8), [0.1, -0.2]))
+    assert "the_node" in message and "must be positive" in message and "-0.2" in message
+    message = refused(tools, quantized_conv(tools, np.ones((2, 3, 1, 1), np.int8), [0.1, 0.0]))
+    assert "must not be 0" in message
+
+
+def test_activations_have_scales_above_zero(tools: Any) -> None:
+    g = tools.graph((1, 3, 4, 4))
+    message = refused(tools, g.model(conv(g, g.quantize("x", -0.1, 3))))
+    assert "scales must be positive; found scale -0.1" in message
+
+
 def test_scales_along_the_wrong_axis(tools: Any) -> None:
     message = refused(tools, quantized_conv(tools, np.ones((2, 3, 1, 1), np.int8), [0.1, 0.2, 0.3], axis=1))
     assert "per output channel (axis 0)" in message and "[1, 3, 1, 1]" in message

@@ -149,6 +149,24 @@ def test_gemm(tools: Any, rng: np.random.Generator, trans: int, alpha: float, be
     check(tools, g.model(g.node("Gemm", *inputs, transB=trans, alpha=alpha, beta=beta)), (6,))
 
 
+def test_weights_in_blocks_of_signed_scales(tools: Any, rng: np.random.Generator) -> None:
+    g = tools.graph((1, 64), opset=21)
+    scale = (rng.uniform(0.1, 0.2, (4, 5)) * rng.choice([-1, 1], (4, 5))).astype(np.float32)
+    q = rng.integers(-8, 8, (64, 5)).astype(np.int8)
+    y = g.node("MatMul", "x", g.node("DequantizeLinear", q, scale, axis=0, block_size=16))
+    check(tools, g.model(y), (64,))
+
+
+@pytest.mark.parametrize("operator", ["Add", "Mul"])
+def test_a_quantized_constant_with_a_scale_below_zero(tools: Any, rng: np.random.Generator, operator: str) -> None:
+    g = tools.graph((1, 3, 4, 5))
+    constant = g.weights(rng.integers(-100, 100, (3, 1, 1)).astype(np.int8), -0.01)
+    model = g.model(g.quantize(g.node(operator, g.quantize("x", 0.03, 128), constant), 0.04, 128))
+    x = rng.normal(size=(3, 3, 4, 5)).astype(np.float32)
+    found, expected = reference.run_real(tools.lower(model), x), tools.run(model, x)
+    assert np.abs(found - expected).max() < 0.0401  # at most one level
+
+
 def test_matmul_takes_the_addition_behind_it_as_bias(tools: Any, rng: np.random.Generator) -> None:
     g = tools.graph((1, 5, 6))
     h = g.node("MatMul", "x", rng.normal(size=(6, 4)).astype(np.float32))

@@ -109,6 +109,56 @@ def test_searched_scales_err_less_in_every_block():
     assert errors[1].sum() < 0.9 * errors[0].sum()
 
 
+def step_that_covers(row, low, high):
+    """The smallest scale, of either sign, under which a row's weights lie between the levels; brute force over weights.
+
+    A covering scale that cannot shrink puts some weight on an end of the levels.
+    """
+    ends = [float(w) / end for w in row for end in (low, high) if w]
+    inside = [s for s in ends if all(low * (1 + 1e-12) <= w / s <= high * (1 + 1e-12) for w in row)]
+    return min(inside, key=abs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 7), st.integers(1, 9), st.integers(0, 999))
+def test_signed_scales_are_the_smallest_that_cover(bits, length, seed):
+    form = integer(bits)
+    w = np.random.default_rng(seed).normal(size=(3, length))
+    made = quantize_blocks(w, form, (1, length), signed=True)
+    np.testing.assert_array_equal(made.scale, made.scale.astype(np.float32))
+    for row, scale in zip(w, made.scale[:, 0], strict=True):
+        assert abs(scale) == pytest.approx(abs(step_that_covers(row, *form.limits)), rel=1e-6)
+    assert (np.abs(made.real() - w) <= np.abs(made.scale) * 0.5 * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_signed_scales_err_less(bits):
+    w = np.random.default_rng(3).normal(size=(64, 64))
+    for search in (False, True):
+        plain, signed = (
+            quantize_blocks(w, integer(bits), (1, 16), search=search, signed=signed) for signed in (False, True)
+        )
+        assert np.mean((signed.real() - w) ** 2) < 0.95 * np.mean((plain.real() - w) ** 2)
+        assert (plain.scale > 0).all()
+        assert (signed.scale < 0).any()
+    # int8 without -128 and tables reach equally far on both sides: nothing to gain from a sign.
+    for form in (integer(8, narrow=True), minifloat(2, 1), quantile(4)):
+        assert (quantize_blocks(w, form, (1, 16), search=True, signed=True).scale > 0).all()
+
+
+def test_searched_signed_scales_are_the_best_tried():
+    w = np.random.default_rng(4).normal(size=(6, 8)).astype(np.float32).astype(np.float64)
+    made = quantize_blocks(w, integer(3), (1, 8), search=True, signed=True)
+    for row, found in zip(w, made.real(), strict=True):
+        errors = []
+        for sign in (1, -1):
+            full = max((-sign * row).max() / 4, (sign * row).max() / 3)
+            for clip in np.linspace(0.3, 1.0, 36):
+                scale = float(np.float32(sign * full * clip))
+                errors.append(np.sum((np.clip(np.rint(row / scale), -4, 3) * scale - row) ** 2))
+        assert np.sum((found - row) ** 2) == pytest.approx(min(errors), abs=1e-12)
+
+
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=12))
 def test_scale_constraints_of_zeroquant_fp(scales):
     s = np.array(scales)
