@@ -23,6 +23,7 @@ from edgescale.core.variant import Recipe, Variant
 from edgescale.evaluation import Evaluation, evaluation_of, without_cost
 from edgescale.finetune import Settings, need_torch
 from edgescale.frontend.metrics import load_metric
+from edgescale.runtime.views import parse_views
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource
 from edgescale.stages import Stages, Training
@@ -34,7 +35,8 @@ class Request:
 
     `epochs` is how long recipes that train do so (None: as `finetune.Settings` says). `samples` is the number of
     inputs a device's cost is measured on; `memory` what back ends that plan memory are to be good at; `command`
-    reproduces the run. `compare`: outputs are also compared with the reference where nothing depends on it.
+    reproduces the run. `compare`: outputs are also compared with the reference where nothing depends on it. `views`:
+    changes of an image that leave its class as it is (see `runtime.views`).
     """
 
     models: tuple[Path, ...]
@@ -51,6 +53,7 @@ class Request:
     out: Path = Path("edgescale-out/bundle")
     command: str = ""
     compare: bool = False
+    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
     stages = Stages(store, progress)
     calibration = DataSource(request.calibration) if request.calibration else None
     training = _training(request)
-    evaluation = evaluation_of(request.evaluation, calibration, request.metric)
+    evaluation = evaluation_of(request.evaluation, calibration, request.metric, parse_views(request.views))
 
     entries: list[Entry] = []
     failures: list[Failure] = []
@@ -209,6 +212,7 @@ def _context(
         direction="min" if "error" in scored.metrics else "max",
         datasets=datasets,
         tools=tool_versions(),
+        views=request.views,
     )
 
 
