@@ -209,6 +209,15 @@ def verifier(parts: dict[str, Table]) -> None:
             cells.append(f"{at:>3}/{measured:<3}({shown:+.3f} {worth[measured]:+.3f})")
         print(f"  {name:8} " + "  ".join(cells))
     overall(parts, policy, runs)
+    print("  the controller without a budget, by difficulty: where its ladder ends, and where the same one, cut or")
+    print("  continued, is worth most on test (reward there)")
+    for d in range(4):
+        ladder = max(policy.ladders, key=lambda one: one.quality[d])
+        least = max((one for one in policy.ladders if one.stages), key=lambda one: one.quality[d])
+        worth = [0.0, *(float(lengthened(runs, least, k)[bins == d].mean()) for k in range(1, least.samples + 33))]
+        best = int(np.argmax(worth))
+        name = " ".join(f"{policy.variants[s.variant].name} x{s.samples}" for s in ladder.stages) or "asks nothing"
+        print(f"    {name}: {ladder.samples} ({worth[ladder.samples]:+.3f}), best {best} ({worth[best]:+.3f})")
     played = Played(policy, parts["test"], runs)
     for limit in (2e6, 5e6, 10e6, 20e6, 50e6, 100e6):
         controller = LadderController(policy)
@@ -226,6 +235,18 @@ def verifier(parts: dict[str, Table]) -> None:
             controller.report({"bytes": cost, "us": 1.0, "uj": 0.0}, 1.0, 1.0)
         n = len(runs.prompt)
         print(f"  controller at {limit / 1e6:5.1f} MB: reward {worth / n:+.3f}, {samples / n:.2f} samples a problem")
+
+
+def lengthened(runs: Runs, ladder: Ladder, samples: int) -> Real:
+    """Reward of each run of a ladder cut to so many samples, or with its last variant asked on."""
+    stages, left = [], samples
+    for number, stage in enumerate(ladder.stages):
+        count = left if number == len(ladder.stages) - 1 else min(stage.samples, left)
+        left -= count
+        if count:
+            stages.append(Stage(variant=stage.variant, samples=count, asked=NONE, reached=NONE))
+    seen = runs.replay(Ladder(rule="verified", stages=tuple(stages), quality=NONE, low=NONE, high=NONE), [])
+    return seen.right.astype(float) - (seen.answered & ~seen.right)
 
 
 def rewards(runs: Runs, variant: int, group: Real) -> Real:
@@ -272,14 +293,14 @@ def live(parts: dict[str, Table], prompts: int) -> None:
         )
 
 
-def main() -> int:
-    """Run the parts asked for."""
+def main(given: list[str] | None = None) -> int:
+    """Run the parts asked for, by default on the command line."""
     parser = argparse.ArgumentParser(description="Bench of the controller of generators.")
     parser.add_argument("parts", nargs="*", default=["budget", "verifier", "live"], help="budget, verifier, live")
     parser.add_argument("--problems", type=int, default=60, help="of every level, in each of calibration and test")
     parser.add_argument("--samples", type=int, default=64, help="of every problem and variant")
     parser.add_argument("--live", type=int, default=140, help="prompts of the part `live`")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if unknown := set(arguments.parts) - {"budget", "verifier", "live"}:
         parser.error(f"no part {', '.join(sorted(unknown))}")
     recorded = tables(arguments.problems, arguments.samples)

@@ -73,7 +73,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Ladder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A plan for one prompt. quality by difficulty, from `low` to `high` with 95 % (of the calibration prompts)."""
+    """A plan for one prompt; without stages it is to ask nothing, where a wrong answer would cost more than is to be won.
+
+    quality: by difficulty, from `low` to `high` with 95 % (over calibration prompts).
+    """
 
     rule: Rule
     stages: tuple[Stage, ...]
@@ -164,6 +167,8 @@ class GeneratorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             _check_ladder(f"ladder {index}", ladder, len(self.variants))
             if ladder.rule == "verified" and self.verifier is None:
                 raise UsageError(f"ladder {index} asks a verifier, whose figures the policy lacks")
+            if not ladder.stages and (self.verifier is None or self.verifier.wrong_value >= 0):
+                raise UsageError(f"ladder {index} asks nothing, though a wrong answer costs nothing")
         return self
 
 
@@ -181,7 +186,7 @@ def encode_generators(policy: GeneratorPolicy) -> bytes:
 
 
 def _check_ladder(name: str, ladder: Ladder, variants: int) -> None:
-    _within(f"stages of {name}", len(ladder.stages), 1, MAX_STAGES)
+    _within(f"stages of {name}", len(ladder.stages), 0, MAX_STAGES)
     for field in ("quality", "low", "high"):
         _bins(f"{field} of {name}", getattr(ladder, field), -math.inf, 1)
     for stage in ladder.stages:

@@ -139,7 +139,8 @@ class LadderController:
         """What the call took in each unit; what its tokens take at profiled speed, and took in this call."""
         request = self._request
         ratio = log2(min(max(round(computed_us), 1), U32_MAX)) - log2(min(max(round(profiled_us), 1), U32_MAX))
-        self.tracker.observe(ratio)
+        if profiled_us > 0:
+            self.tracker.observe(ratio)
         if self._decision.held and request.us:
             violation = max(round(request.violation * OCTAVE), 1)
             self.tracker.judge(spent["us"] > request.us, violation, ratio - self._bound)

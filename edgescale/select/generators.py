@@ -35,6 +35,8 @@ CORNERS = 24
 """Ladders kept of one hull."""
 HANDING_ON = 8
 """Variants that a vote may begin with, and that it may hand on to."""
+NOTHING = Ladder(rule="verified", stages=(), quality=(0.0,) * 4, low=(0.0,) * 4, high=(0.0,) * 4)
+"""To ask nothing."""
 PLANNED: tuple[Unit, ...] = ("bytes", "us")
 LARGEST_K = 10_000
 
@@ -78,6 +80,8 @@ def build_generators(
         judge = Verdicts(table, [verifier.verdicts[v.name] for v in variants], verifier.wrong_value)
         kept = _verified(table, judge, variants, bins, share, lengths)
         ladders = [_finished(judge.score(one.plan), "verified", bins) for one in kept]
+        if verifier.wrong_value < 0:
+            ladders = [NOTHING, *ladders[: MAX_LADDERS - 1]]
     return GeneratorPolicy(
         family=family,
         metric=metric,

@@ -69,6 +69,9 @@ class Runs:
         """Every run of a ladder. Raises UsageError where the table has fewer samples than it may ask for."""
         cuts = self._cuts(ladder)
         count = len(self.prompt)
+        if not cuts:
+            none = np.zeros(count, bool)
+            return Replay(self.prompt, none, none, np.zeros((count, 0), np.int64), np.zeros((count, 0), np.int64))
         bounds = np.cumsum([0, *(stage.samples for stage in ladder.stages)])
         right = np.concatenate([self.right[v][:, a:b] for v, a, b in cuts], axis=1)
         tokens = np.concatenate([self.tokens[v][:, a:b] for v, a, b in cuts], axis=1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgescale.control.generators import Ladder, Stage, decode_generators, encode_generators
+from edgescale.control.ladder_choice import GeneratorRequest, LadderController
 from edgescale.core.errors import UsageError
 from edgescale.laws.allocation import allocate, coverage_of
 from edgescale.laws.errors import FitError
@@ -182,6 +183,24 @@ def test_a_policy_says_what_its_ladders_come_to(checked):
             assert one.low[d] <= one.quality[d] <= one.high[d]
             for number, stage in enumerate(one.stages):
                 assert stage.asked[d] == pytest.approx(float(seen.asked[group, number].mean()), rel=0.15, abs=0.15)
+
+
+def test_nothing_is_asked_where_a_wrong_answer_costs_more_than_is_to_be_won():
+    made = table(5, prompts=80)
+    rng = np.random.default_rng(0)
+    verdicts = {n: d.right | (rng.random(d.right.shape) < 0.5) for n, d in made.drawn.items()}
+    policy = build_generators(made, {n: n for n in made.drawn}, Checked(verdicts, -4.0))
+    assert [one.samples == 0 for one in policy.ladders].count(True) == 1
+    best = [max(policy.ladders, key=lambda one: one.quality[d]) for d in range(4)]
+    assert best[0].samples > 0 and best[3].samples == 0
+    controller = LadderController(policy)
+    decision = controller.decide(GeneratorRequest(3, 5))
+    assert policy.ladders[decision.ladder] == best[3] and decision.held
+    assert Poll(best[3], [1.0] * 3).variant is None
+    seen = Runs(made).replay(best[3], [1.0] * 3)
+    assert not seen.answered.any() and seen.asked.sum() == 0
+    free = build_generators(made, {n: n for n in made.drawn}, Checked(verdicts, 0.0))
+    assert all(one.stages for one in free.ladders)
 
 
 def test_a_policy_needs_a_file_for_every_variant():
