@@ -25,6 +25,7 @@ from lm_tables import EXAMPLE, MODELS, OPTIONS, answer_of, correct, tables
 
 from edgescale.control.generators import NEVER, GeneratorPolicy, Ladder, Stage
 from edgescale.control.ladder_choice import GeneratorRequest, LadderController
+from edgescale.laws.samples.coverage import fit_beta_coverage
 from edgescale.laws.samples.stopping import Verifier
 from edgescale.runtime.lm.adaptive import AdaptiveGenerator
 from edgescale.runtime.lm.table import Table
@@ -139,7 +140,7 @@ def budget(parts: dict[str, Table]) -> None:
         played = Played(policy, parts["test"], runs)
         print(f"budget, {title}: {len(policy.ladders)} ladders; solved test problems of {len(parts['test'].prompts)}")
         print(f"  {'MB/problem':>10}  {'fixed':>6} {'(setting)':14} {'hindsight':>9} {'(setting)':14} "
-              f"{'one by one':>10} {'controller':>10} {'spent':>6} {'gain':>6} {'least':>6}")  # fmt: skip
+              f"{'one by one':>10} {'controller':>10} {'spent':>6} {'gain over':>9} {'hindsight':>9}")  # fmt: skip
         gains, curve = [], []
         for limit in BUDGETS:
             allowed = [i for i, f in enumerate(known) if f.cost <= limit]
@@ -153,13 +154,15 @@ def budget(parts: dict[str, Table]) -> None:
             curve.append((spent, solved))
             gains.append((solved - chosen.solved, solved - best.solved, solved - stepwise.solved))
             print(f"  {limit / 1e6:10.2f}  {chosen.solved:6.3f} {chosen.name:14} {best.solved:9.3f} {best.name:14} "
-                  f"{stepwise.solved:10.3f} {solved:10.3f} {spent / limit:6.1%} {100 * gains[-1][0]:+6.1f} "
-                  f"{100 * gains[-1][1]:+6.1f}")  # fmt: skip
+                  f"{stepwise.solved:10.3f} {solved:10.3f} {spent / limit:6.1%} {100 * gains[-1][0]:+9.1f} "
+                  f"{100 * gains[-1][1]:+9.1f}")  # fmt: skip
         for name, column in (("fixed, chosen on calibration", 0), ("fixed, best in hindsight", 1),
                              ("one by one, best in hindsight", 2)):  # fmt: skip
             values = [100 * g[column] for g in gains]
             print(f"  points over {name}: from {min(values):+.1f} to {max(values):+.1f}")
         compute(settings, curve)
+        if rule == "verified":
+            beyond(parts["test"], curve)
 
 
 def compute(settings: list[Fixed], curve: list[tuple[float, float]]) -> None:
@@ -173,6 +176,22 @@ def compute(settings: list[Fixed], curve: list[tuple[float, float]]) -> None:
             rows.append((f.cost / float(np.exp(np.interp(f.solved, solved, np.log(spent)))), f))
     for ratio, f in rows:
         print(f"  as many as {f.name} ({f.solved:.3f} at {f.cost / 1e6:.1f} MB): {ratio:.1f}x less")
+
+
+def beyond(table: Table, curve: list[tuple[float, float]]) -> None:
+    """Fixed settings of more samples than the table has, extrapolated by the anchored law of coverage."""
+    spent, solved = np.array(sorted(curve)).T
+    prompt = float(np.mean([len(ids) for ids in table.ids]))
+    found = []
+    for name, drawn in table.drawn.items():
+        law = fit_beta_coverage(drawn.right.sum(axis=1), drawn.right.shape[1])
+        for count in (2 * table.samples, 4 * table.samples):
+            cost = (prompt + count * float(drawn.tokens.mean())) * drawn.file_bytes
+            found.append((cost, float(law.predict(count)), f"{name} x{count}"))
+    for cost, share, name in sorted(found):
+        if cost <= spent[-1] and not any(c <= cost and s > share for c, s, _ in found):
+            there = float(np.interp(np.log(cost), np.log(spent), np.maximum.accumulate(solved)))
+            print(f"  extrapolated: {name} {share:.3f} at {cost / 1e6:.1f} MB, the controller {there:.3f}")
 
 
 def noisy(table: Table, soundness: float, seed: int) -> Checked:

@@ -73,7 +73,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Ladder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A plan for one prompt; without stages it is to ask nothing, where a wrong answer would cost more than is to be won.
+    """A plan for one prompt; without stages: ask nothing, where a wrong answer would cost more than is to be won.
 
     quality: by difficulty, from `low` to `high` with 95 % (over calibration prompts).
     """
