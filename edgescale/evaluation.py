@@ -13,7 +13,8 @@ from edgescale.core.quantity import Quantity
 from edgescale.core.recipe import Recipe
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact
-from edgescale.sources import DataSource, LoadedModel, RandomSource
+from edgescale.runtime.views import View
+from edgescale.sources import DataSource, LoadedModel, RandomSource, ViewedSource
 from edgescale.stages import AUTOMATIC_METRIC, Stages
 
 _QUALITY = ("accuracy", "error", "drop")
@@ -23,11 +24,12 @@ NO_DATA = "no evaluation data: give --eval (or --calib, to compare with the floa
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The data artifacts are judged and measured on, and the metric (None: nothing to judge by)."""
+    """The data artifacts are judged and measured on, the metric (None: nothing to judge by), the views declared."""
 
     data: DataSource
     role: str
     metric: str | None
+    views: tuple[View, ...] = ()
 
     def add_score(
         self, measurement: Measurement, stages: Stages, loaded: LoadedModel, artifact: Artifact, target: Target
@@ -71,7 +73,12 @@ class Evaluation:
         samples = self.data.for_model(loaded)
         if self.metric not in (AUTOMATIC_METRIC, "top1") or (labels := samples.load().y) is None:
             return None
-        return answers_of(np.load(stages.outputs(artifact, target, samples)), np.asarray(labels))
+        viewed = []
+        if artifact.kind == "onnx":  # elsewhere it is the firmware that would have to make the views
+            for view in self.views:
+                changed = ViewedSource(self.data.spec, view=view).for_model(loaded)
+                viewed.append(np.load(stages.outputs(artifact, target, changed)))
+        return answers_of(np.load(stages.outputs(artifact, target, samples)), np.asarray(labels), viewed)
 
 
 def without_cost(measurement: Measurement, recipe: Recipe) -> Measurement:
@@ -85,10 +92,19 @@ def without_cost(measurement: Measurement, recipe: Recipe) -> Measurement:
     return replace(measurement, metrics=kept, layers=(), unavailable=unavailable)
 
 
-def evaluation_of(evaluation: str | None, calibration: DataSource | None, metric: str | None) -> Evaluation:
-    """Judge on the evaluation data; without it by cosine on the calibration data; without either, not at all."""
+def evaluation_of(
+    evaluation: str | None, calibration: DataSource | None, metric: str | None, views: tuple[View, ...] = ()
+) -> Evaluation:
+    """Judge on the evaluation data; without it by cosine on the calibration data; without either, not at all.
+
+    Raises UsageError for views without labelled data that show what they are worth.
+    """
+    if views and (not evaluation or metric not in (None, AUTOMATIC_METRIC, "top1")):
+        raise UsageError(
+            "views are offered where they pay in top-1 accuracy: give --eval with labels, and no other metric"
+        )
     if evaluation:
-        return Evaluation(DataSource(evaluation), "evaluation", metric or AUTOMATIC_METRIC)
+        return Evaluation(DataSource(evaluation), "evaluation", metric or AUTOMATIC_METRIC, views)
     if calibration:
         if metric not in (None, "cosine", "mse"):
             raise UsageError(f"metric {metric!r} needs labelled data: give --eval")

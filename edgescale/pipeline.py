@@ -26,6 +26,7 @@ from edgescale.evaluation import Evaluation, evaluation_of, without_cost
 from edgescale.finetune import Settings, need_torch
 from edgescale.frontend.metrics import load_metric
 from edgescale.guided import Exploration, Figure, explore
+from edgescale.runtime.views import parse_views
 from edgescale.select import Candidate, Selection, candidate, pareto_names, select
 from edgescale.sources import DataSource, LoadedModel, ModelSource, Samples
 from edgescale.stages import Stages
@@ -39,6 +40,7 @@ class Request:
     inputs a device's cost is measured on; `memory` what back ends that plan memory are to be good at; `command`
     reproduces the run. `compare`: outputs are also compared with the reference where nothing depends on it.
     `measure`: at most this share of the variants is made and measured, a law predicts the rest (`edgescale.guided`).
+    `views`: changes of an image that leave its class as it is (see `runtime.views`).
     """
 
     models: tuple[Path, ...]
@@ -56,6 +58,7 @@ class Request:
     command: str = ""
     compare: bool = False
     measure: float = 1.0
+    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
     stages = Stages(store, progress)
     calibration = DataSource(request.calibration) if request.calibration else None
     training = _training(request)
-    evaluation = evaluation_of(request.evaluation, calibration, request.metric)
+    evaluation = evaluation_of(request.evaluation, calibration, request.metric, parse_views(request.views))
 
     entries: list[Entry] = []
     failures: list[Failure] = []
@@ -287,6 +290,7 @@ def _context(
         direction="min" if "error" in scored.metrics else "max",
         datasets=datasets,
         tools=tool_versions(),
+        views=request.views,
     )
 
 

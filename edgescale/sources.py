@@ -13,6 +13,7 @@ from edgescale.core.dataset import Dataset
 from edgescale.core.errors import UsageError
 from edgescale.core.model import INDEX_TYPES, Model, TensorSpec, takes_sequences
 from edgescale.core.variant import Variant
+from edgescale.runtime.views import View
 
 RANDOM_SAMPLES = 16
 
@@ -112,6 +113,23 @@ class DataSource:
         from edgescale.frontend import load_dataset
 
         return load_dataset(self.spec, specs)
+
+
+@dataclass(frozen=True)
+class ViewedSource(DataSource):
+    """A view of every sample of a dataset, for models of one image."""
+
+    view: View = field(kw_only=True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return f"{DataSource(self.spec).fingerprint}:{self.view.text}"
+
+    def _decode(self, specs: tuple[TensorSpec, ...]) -> Dataset:
+        if len(specs) != 1:
+            raise UsageError(f"views are of the one image a model takes; this one has {len(specs)} inputs")
+        data = DataSource(self.spec).load(specs)
+        return replace(data, x=self.view.apply(data.x, specs[0].shape[1:]), sha256=f"{data.sha256}:{self.view.text}")
 
 
 @dataclass(frozen=True)

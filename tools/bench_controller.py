@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the run-time controller is worth: traces, a real competing load, equal mean cost, and its own cost.
 
-    tools/bench_controller.py                     all sections, on the shipped family
-    tools/bench_controller.py traces family       some of: traces live family cost
+    tools/bench_controller.py                     traces live family cost, on the shipped family
+    tools/bench_controller.py traces generators   some of: traces live family cost generators
 
 traces  simulated: misses and quality beside ALERT's filter, the best fixed option, trusted profiles, an oracle
 live    this machine, with busy processes switched on and off: controllers take turns call by call
@@ -10,6 +10,7 @@ family  real answers at equal mean cost: every variant run alone, and the contro
         time of a Cortex-M4, then wall time of this machine. The policy knows one half of the test images, the other
         half is measured, and the other way round
 cost    a decision in Python and on a Cortex-M4; opening a bundle; memory over 10,000 calls with switching
+generators  language models: size, bits and number of samples (tools/bench_generators.py, with options of its own)
 """
 
 from __future__ import annotations
@@ -329,10 +330,10 @@ SECTIONS = ("traces", "live", "family", "cost")
 
 
 def main() -> None:
-    """Run the sections named on the command line, or all."""
+    """Run the sections named on the command line, or all but `generators`."""
     wanted = sys.argv[1:] or list(SECTIONS)
-    if unknown := [name for name in wanted if name not in SECTIONS]:
-        sys.exit(f"error: no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    if unknown := [name for name in wanted if name not in (*SECTIONS, "generators")]:
+        sys.exit(f"error: no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}, generators")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = folder / "bundle"
@@ -346,6 +347,10 @@ def main() -> None:
                     "family": lambda: family(folder),
                     "cost": lambda: cost(bundle, folder),
                 }[section]()
+    if "generators" in wanted:
+        import bench_generators
+
+        bench_generators.main([])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -36,7 +37,8 @@ ESCALATED = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55)
 HYSTERESIS = 33
 """Quality, Q15, a change of option must gain: 0.1 %."""
 FEWEST_SAMPLES = 100
-"""Evaluation samples below which no cascade is proposed."""
+"""Evaluation samples below which no cascade is proposed, and no views."""
+PAYS = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,32 +47,54 @@ class Answers:
 
     confidence: npt.NDArray[np.float32]
     correct: npt.NDArray[np.bool_]
+    views: tuple[npt.NDArray[np.bool_], ...] = ()
+    """Whether the mean answer of the sample and its first 1, 2, ... declared views was right, [n] each."""
 
 
-def answers_of(outputs: npt.NDArray[np.generic], labels: npt.NDArray[np.generic]) -> Answers | None:
-    """Answers from outputs [n, classes] (scores or probabilities) and labels [n]; None for other shapes."""
+def answers_of(
+    outputs: npt.NDArray[np.generic],
+    labels: npt.NDArray[np.generic],
+    views: Sequence[npt.NDArray[np.generic]] = (),
+) -> Answers | None:
+    """Answers from outputs [n, classes] (scores or probabilities) and labels [n]; None for other shapes.
+
+    views: outputs of each declared view of the samples.
+    """
     scores = outputs.reshape(len(outputs), -1).astype(np.float64)
     if scores.shape[1] < 2 or labels.shape != (len(scores),) or labels.dtype.kind not in "iu":
         return None
-    return Answers(confidences(scores), np.asarray(scores.argmax(axis=1) == labels))
+    total, averaged = probabilities(scores), []
+    for view in views:
+        total = total + probabilities(view.reshape(len(view), -1).astype(np.float64))
+        averaged.append(np.asarray(total.argmax(axis=1) == labels))
+    return Answers(confidences(scores), np.asarray(scores.argmax(axis=1) == labels), tuple(averaged))
 
 
-def confidences(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """The largest probability of each row; rows that are no probabilities go through a softmax."""
+def probabilities(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rows [n, classes] that are no probabilities through a softmax."""
     sums = scores.sum(axis=1, keepdims=True)
     if scores.size and (scores.min() < 0 or abs(sums - 1).max() > 0.02):
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores = powers / powers.sum(axis=1, keepdims=True)
-    return np.asarray(scores.max(axis=1), np.float32)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return scores
+
+
+def confidences(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The largest probability of each row."""
+    return np.asarray(probabilities(scores).max(axis=1), np.float32)
 
 
 def build_policy(
-    target: str, metric: str, records: Sequence[EntryRecord], answers: Mapping[str, Answers]
+    target: str,
+    metric: str,
+    records: Sequence[EntryRecord],
+    answers: Mapping[str, Answers],
+    views: Sequence[str] = (),
 ) -> Policy | None:
     """The policy over a target's entries, cheapest option first.
 
-    answers: by entry id, of entries judged by top-1 on the same samples. None where no entry has both a
-    latency and a quality, as without evaluation data.
+    answers: by entry id, of entries judged by top-1 on the same samples. views: declared, those of the answers. None
+    where no entry has both a latency and a quality, as without evaluation data.
     """
     figures = {r.id: r.quantities() for r in records if not r.recipe.name.endswith(SIMULATED)}
     known = {name: f for name, f in figures.items() if quality(f) is not None and (value_of(f, "latency") or 0) > 0}
@@ -92,6 +116,9 @@ def build_policy(
         small, large = (answers.get(names[i]) for i in (first, second))
         if small is not None and large is not None and len(small.correct) == len(large.correct) >= FEWEST_SAMPLES:
             options += _cascades(options[first], options[second], small, large)
+    for index, name in enumerate(names):
+        if name in answers and len(answers[name].correct) >= FEWEST_SAMPLES:
+            options += _viewed(options[index], answers[name])
     sources = sorted({f[m].source for f in known.values() for m in ("latency",) if m in f})
     return Policy(
         target=target,
@@ -99,6 +126,7 @@ def build_policy(
         variants=tuple(PolicyVariant(name=n, load_us=_load(known[n])) for n in names),
         options=tuple(_worth_keeping(options)),
         hysteresis=HYSTERESIS,
+        views=tuple(views),
         source=f"latency {', '.join(sources)}; quality on the evaluation data",
     )
 
@@ -121,6 +149,43 @@ def _cascades(first: Option, second: Option, small: Answers, large: Answers) -> 
             )
         )
     return made
+
+
+def _viewed(alone: Option, answers: Answers) -> list[Option]:
+    """A variant with views of its input, always, or where it is not confident enough on the input itself.
+
+    Offered where the views win answers beyond chance: what they set right less what they spoil is above PAYS standard
+    errors of that difference.
+    """
+    made, (step,) = [], alone.steps
+    for count, right in enumerate(answers.views, start=1):
+        won, lost = int((right & ~answers.correct).sum()), int((answers.correct & ~right).sum())
+        if won - lost <= PAYS * math.sqrt(won + lost):
+            continue
+        more = Step(variant=step.variant, time_us=_times(step.time_us, count), energy_uj=_times(step.energy_uj, count),
+                    views=count)  # fmt: skip
+        always = msgspec.structs.replace(
+            more, time_us=_times(step.time_us, count + 1), energy_uj=_times(step.energy_uj, count + 1)
+        )
+        made.append(
+            msgspec.structs.replace(
+                alone,
+                quality=(round(float(right.mean()) * QUALITY_ONE),),
+                steps=(always,),
+                mean_us=always.time_us,
+                mean_uj=_times(alone.mean_uj, count + 1),
+                samples=count + 1,
+            )
+        )
+        second = msgspec.structs.replace(
+            alone, steps=(more,), mean_us=more.time_us, mean_uj=_times(alone.mean_uj, count), memory=0
+        )
+        made += _cascades(alone, second, answers, Answers(answers.confidence, right))
+    return made
+
+
+def _times(value: int, count: int) -> int:
+    return min(value * count, U32_MAX)
 
 
 def _threshold(confidence: npt.NDArray[np.float32], share: float) -> float:
@@ -148,13 +213,18 @@ def _worth_keeping(options: Sequence[Option]) -> list[Option]:
             if place != index
         )
         # Every variant stays: it is what remains when another fails.
-        if not beaten or len(option.steps) == 1:
+        if not beaten or _plain(option):
             kept.append(option)
     kept.sort(key=lambda o: (o.mean_us, -o.quality[0]))
-    singles = [o for o in kept if len(o.steps) == 1]
+    singles = [o for o in kept if _plain(o)]
     while len(kept) > MAX_OPTIONS:
         kept.remove(min((o for o in kept if o not in singles), key=lambda o: _gain(o, singles)))
     return kept
+
+
+def _plain(option: Option) -> bool:
+    """Whether an option is a variant alone, on the input as it is."""
+    return len(option.steps) == 1 and not option.steps[0].views
 
 
 def _gain(option: Option, singles: Sequence[Option]) -> float:

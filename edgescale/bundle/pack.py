@@ -75,7 +75,8 @@ class Context:
     """What the bundle as a whole was made from.
 
     `command` reproduces it; `metric` is the evaluation metric's name; `tools` maps a tool to its
-    version (see `tool_versions`); `created_utc` is ISO 8601, by default the present second.
+    version (see `tool_versions`); `views` are those of the answers (see `runtime.views`); `created_utc` is ISO 8601, by
+    default the present second.
     """
 
     command: str
@@ -84,6 +85,7 @@ class Context:
     direction: Literal["max", "min"] = "max"
     datasets: Sequence[DatasetRecord] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
+    views: Sequence[str] = ()
     created_utc: str | None = None
 
 
@@ -160,7 +162,8 @@ def _fill(directory: Path, entries: Sequence[Entry], context: Context) -> None:
         _write_entry(directory, entry, name, context.budgets.of(entry.target.name))
         for name, entry in zip(ids, entries, strict=True)
     )
-    given = (context.metric or "", {n: e.answers for n, e in zip(ids, entries, strict=True) if e.answers is not None})
+    answers = {n: e.answers for n, e in zip(ids, entries, strict=True) if e.answers is not None}
+    given = (context.metric or "", answers, context.views)
     manifest = Manifest(
         format=FORMAT,
         schema=SCHEMA,
@@ -270,10 +273,13 @@ def _write_diagnosis(directory: Path, name: str, variant: Variant) -> FileRecord
 
 
 def _write_controller(
-    directory: Path, target: str, records: Sequence[EntryRecord], given: tuple[str, Mapping[str, Answers]]
+    directory: Path,
+    target: str,
+    records: Sequence[EntryRecord],
+    given: tuple[str, Mapping[str, Answers], Sequence[str]],
 ) -> FileRecord | None:
-    """`policies/<target>.json` for the run-time controller; `given` is the metric and the answers by entry."""
-    policy = build_policy(target, given[0], [record for record in records if record.target == target], given[1])
+    """`policies/<target>.json` for the run-time controller; `given`: the metric, the answers by entry, the views."""
+    policy = build_policy(target, given[0], [r for r in records if r.target == target], *given[1:])
     if policy is None:
         return None
     path = directory / "policies" / f"{_folder(target)}.json"

@@ -112,6 +112,11 @@ _METRICS = ", ".join(BUDGET_METRICS)
 )
 @click.option("--epochs", type=click.IntRange(1), help="How often training goes over the data.  [default: 6]")
 @click.option("--eval", "evaluation", help="Evaluation data with labels, in the same forms.")
+@click.option(
+    "--views",
+    help="Changes of an image that leave its class as it is, such as 'mirror shift:1,0 zoom:1.1': the run-time "
+    "controller may average over them, where that pays on the evaluation data.",
+)
 @json_option
 @cache_option
 @quiet_option
@@ -151,6 +156,7 @@ def run_compile(
     sparsity: str | None = None,
     training: str | None = None,
     epochs: int | None = None,
+    views: str | None = None,
 ) -> int:
     """Compile, print, write the reports; the exit code."""
     from edgescale.cache import StageStore
@@ -181,6 +187,7 @@ def run_compile(
         command=shlex.join(command_line),
         compare=emit is not None,
         measure=measure,
+        views=tuple((views or "").split()),
     )
     store = StageStore(enabled=not no_cache)
     with progress_bars(quiet=quiet or as_json) as progress:

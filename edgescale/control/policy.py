@@ -33,11 +33,16 @@ class PolicyVariant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One variant of an option: its index, the profiled time of all its samples, and the energy."""
+    """One variant of an option: its index, the profiled time of all its samples, and the energy.
+
+    views: runs of declared views of the input, the first so many, whose answers are averaged with the variant's on
+    the input itself (which a step runs too, unless the step before was the same variant).
+    """
 
     variant: int
     time_us: int
     energy_uj: int = 0
+    views: int = 0
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +67,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """All options of one target. Sources of the figures: `source`, in words.
 
     hysteresis: quality, Q15, that another option must be better by before the controller leaves the current one.
+    views: of an image, as `runtime.views` reads them, in the order in which steps run them.
     """
 
     target: str
@@ -70,6 +76,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     options: tuple[Option, ...]
     hysteresis: int = 0
     source: str = ""
+    views: tuple[str, ...] = ()
     format: str = FORMAT
     schema: int = SCHEMA
 
@@ -84,6 +91,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             _within(f"load_us of {variant.name}", variant.load_us, 0, U32_MAX)
         for index, option in enumerate(self.options):
             _check_option(f"option {index}", option, len(self.variants))
+            for step in option.steps:
+                _within(f"views of option {index}", step.views, 0, len(self.views))
         return self
 
 

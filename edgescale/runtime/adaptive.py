@@ -16,6 +16,7 @@ from edgescale.control import Battery, Controller, Limit, Option, Request
 from edgescale.control.policy import CERTAIN, QUALITY_ONE
 from edgescale.core.errors import RigError, UsageError
 from edgescale.runtime.session import Session
+from edgescale.runtime.views import parse_views
 
 Array = npt.NDArray[np.generic]
 
@@ -24,7 +25,8 @@ Array = npt.NDArray[np.generic]
 class AdaptiveResult:
     """One answer, and what it took.
 
-    outputs: name -> array without the batch axis, of the variant that answered (`entry`). ran: entries in the
+    outputs: name -> array without the batch axis, of the variant that answered (`entry`); where it averaged views of an
+    image, mean probabilities. ran: entries in the
     order they ran, more than one where a cascade asked on. held: whether every limit was promised to hold with
     the asked probability; binding: what keeps a better option out, or what could not be met. quality: expected.
     energy_uj: estimated from the policy and the time taken, 0 where the target has no figure of power.
@@ -66,6 +68,7 @@ class AdaptiveSession:
         """
         self.session = Session(bundle_path, target, verify, threads)
         self.controller = Controller(self.session.bundle.controller_policy(self.session.target))
+        self._views = parse_views(self.controller.policy.views)
         self._names = [variant.name for variant in self.controller.policy.variants]
         served = {choice.entry for choice in self.session.variants()}
         for index, name in enumerate(self._names):
@@ -159,20 +162,42 @@ class AdaptiveSession:
         """Run an option's steps as far as they are needed: outputs, entries that ran, microseconds of each."""
         ran, times = [], []
         outputs: Mapping[str, Array] = {}
+        answers: list[Array] = []
+        before = -1
         for step in option.steps:
             name = self._names[step.variant]
+            inputs = self._views_of(name, x, step.views)
+            if step.variant != before:  # else its answer to the input itself is there already
+                inputs, answers, before = [x, *inputs], [], step.variant
+            spent = 0.0
             try:
-                outputs, milliseconds = self.session.infer(name, x)
+                for seen in inputs:
+                    outputs, milliseconds = self.session.infer(name, seen)
+                    spent += milliseconds
+                    answers.append(next(iter(outputs.values())))
             except RigError as error:
                 raise _VariantError(step.variant, error) from error
+            if step.views:
+                mean = np.mean([_probabilities(answer) for answer in answers], axis=0).astype(np.float32)
+                outputs = {next(iter(outputs)): mean}
             ran.append(name)
-            times.append(max(round(milliseconds * 1e3), 1))
+            times.append(max(round(spent * 1e3), 1))
             if len(option.steps) == 1:
                 break
-            spent = (perf_counter_ns() - begun) // 1000
-            if self.controller.settled(_confidence(next(iter(outputs.values()))), spent):
+            elapsed = (perf_counter_ns() - begun) // 1000
+            if self.controller.settled(_confidence(next(iter(outputs.values()))), elapsed):
                 break
         return outputs, ran, times
+
+    def _views_of(
+        self, entry: str, x: npt.ArrayLike | Mapping[str, npt.ArrayLike], count: int
+    ) -> list[npt.ArrayLike | Mapping[str, npt.ArrayLike]]:
+        """The first `count` views of the image a variant takes."""
+        if not count:
+            return []
+        spec = self.session.input_of(entry)
+        image = np.asarray(x[spec.name] if isinstance(x, Mapping) else x)
+        return [view.apply(image, spec.shape[1:]) for view in self._views[:count]]
 
     def _load_all(self) -> None:
         for index, name in enumerate(self._names):
@@ -195,12 +220,17 @@ class _VariantError(Exception):
 
 
 def _confidence(scores: Array) -> int:
-    """The largest probability of one answer, Q15; scores that are no probabilities go through a softmax."""
-    values = scores.reshape(-1).astype(np.float64)
+    """The largest probability of one answer, Q15."""
+    return int(_probabilities(scores).max() * CERTAIN)
+
+
+def _probabilities(scores: Array) -> npt.NDArray[np.float64]:
+    """One answer's scores as probabilities; those that are none go through a softmax."""
+    values = scores.astype(np.float64)
     if values.min() < 0 or abs(values.sum() - 1) > 0.02:
         values = np.exp(values - values.max())
         values /= values.sum()
-    return int(values.max() * CERTAIN)
+    return values
 
 
 def _scaled(value: float | None, factor: float) -> int:

@@ -18,7 +18,8 @@ import numpy as np
 
 from edgescale.core.errors import UsageError
 
-_NOTHING = ("", None)
+NOTHING = ("", None)
+"""What stands for a completion without an answer."""
 _DRAWS = 2000
 
 
@@ -101,11 +102,12 @@ def leader_probability(answers: Sequence[Hashable]) -> float:
     """
     _check(answers, [0.0] * len(answers))
     counts = sorted(_totals(answers, [1.0] * len(answers)).values(), reverse=True)
-    return _over_half(int(counts[0]), int(counts[1]) if len(counts) > 1 else 0)
+    return lead_probability(int(counts[0]), int(counts[1]) if len(counts) > 1 else 0)
 
 
 @cache
-def _over_half(a: int, b: int) -> float:
+def lead_probability(a: int, b: int) -> float:
+    """P(Beta(a + 1, b + 1) > 1/2): how likely an answer with `a` votes is more frequent than one with `b`."""
     # The regularized incomplete beta function at 1/2 is a tail of a binomial of a + b + 1 fair coins.
     coins = a + b + 1
     below = sum(math.comb(coins, k) for k in range(a + 1))
@@ -140,7 +142,7 @@ def verified_probability(accepted: int, sensitivity: float, soundness: float, pr
 
 
 def _given(answers: Sequence[Hashable]) -> list[int]:
-    given = [i for i, answer in enumerate(answers) if answer not in _NOTHING]
+    given = [i for i, answer in enumerate(answers) if answer not in NOTHING]
     return given or list(range(len(answers)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgescale.bundle.manifest import TensorRecord
 from edgescale.bundle.policy import decide, miss_text, smallest
 from edgescale.bundle.reader import Bundle, open_bundle
 from edgescale.core.budget import Budget, Constraint, parse_budget
@@ -130,6 +131,12 @@ class Session:
         with self._lock:
             self._latencies.setdefault(entry, deque(maxlen=WINDOW)).extend(times)
         return {name: array[0] if feed.batched else array for name, array in outputs.items()}, times[0]
+
+    def input_of(self, entry: str) -> TensorRecord:
+        """The first input of the variant `entry`. Raises UsageError for an entry this session does not run."""
+        if entry not in self._models:
+            raise UsageError(f"{entry} is not served here; served are {', '.join(self._models)}")
+        return self._models[entry].inputs[0]
 
     def open(self, entry: str) -> None:
         """Open a variant before it is needed. Raises RigError, UsageError."""

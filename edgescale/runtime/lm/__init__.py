@@ -9,6 +9,7 @@
 Imports NumPy only; ONNX Runtime comes with the first model opened.
 """
 
+from edgescale.runtime.lm.adaptive import AdaptiveGenerator, GeneratorResult
 from edgescale.runtime.lm.decoder import Decoder
 from edgescale.runtime.lm.draft import NgramDraft, Speculation
 from edgescale.runtime.lm.eviction import DelayedEviction, SlidingWindow
@@ -21,7 +22,7 @@ from edgescale.runtime.lm.tokenizer import ByteTokenizer, CharacterTokenizer, lo
 from edgescale.runtime.lm.usage import Usage
 
 __all__ = [
-    "ByteTokenizer", "CharacterTokenizer", "Chunk", "Completion", "Decoder", "DelayedEviction", "Generation",
-    "LanguageModel", "NgramDraft", "Options", "Sampling", "SlidingWindow", "Speculation", "Usage", "load_tokenizer",
-    "particle_filter",
+    "AdaptiveGenerator", "ByteTokenizer", "CharacterTokenizer", "Chunk", "Completion", "Decoder", "DelayedEviction",
+    "Generation", "GeneratorResult", "LanguageModel", "NgramDraft", "Options", "Sampling", "SlidingWindow",
+    "Speculation", "Usage", "load_tokenizer", "particle_filter",
 ]  # fmt: skip

@@ -42,7 +42,8 @@ def distribution(logits: npt.ArrayLike, sampling: Sampling) -> Real:
     """Probabilities [..., vocabulary] (float64, sum 1) that `sampling` gives `logits` [..., vocabulary]."""
     scores = np.asarray(logits, dtype=np.float64)
     if sampling.temperature == 0:
-        best: Real = np.eye(scores.shape[-1])[scores.argmax(axis=-1)]
+        best = np.zeros(scores.shape)
+        np.put_along_axis(best, scores.argmax(axis=-1, keepdims=True), 1.0, axis=-1)
         return best
     shifted = (scores - scores.max(axis=-1, keepdims=True)) / sampling.temperature
     share: Real = np.exp(shifted)
