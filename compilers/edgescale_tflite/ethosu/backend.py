@@ -16,9 +16,10 @@ from edgescale.core.model import Model
 from edgescale.core.target import Npu, Target
 from edgescale.core.variant import Artifact, Variant
 from edgescale.frontend.tflite.reader import read
+from edgescale.lower.ports import describe_port
 from edgescale.lower.program import Program
 from edgescale_tflite.backend import BACKEND as TFLITE
-from edgescale_tflite.backend import MODEL, describe_port
+from edgescale_tflite.backend import MODEL
 from edgescale_tflite.emission import Dialect
 from edgescale_tflite.ethosu import vela
 from edgescale_tflite.ethosu.placement import Fallback, fallbacks, family_of
