@@ -207,7 +207,7 @@ def compare(path: Path, recipe: str, calib: str | None, rounds: int) -> dict[str
     with tempfile.TemporaryDirectory(prefix="edgescale-bench-") as name:
         folder = Path(name)
         variants, x = variants_of(path, recipe, calib, folder)
-        data = load_dataset(calib) if calib else RandomSource("random").load(load_model(path).inputs[0])
+        data = load_dataset(calib) if calib else RandomSource("random").load(load_model(path).inputs)
         samples = data.head(SAMPLES)
         found, refused = contenders(variants, x, folder)
         measured = latencies([row.one for row in found.values()], rounds)

@@ -50,6 +50,11 @@ def test_ethos_u_takes_every_operator(medium: Any) -> None:
         assert rows[f"{npu} fp32"]["us"] is None, "no latency where the CPU has a share"
 
 
+def test_without_calibration_data(repository: Path) -> None:
+    result = bench(repository, str(repository / "examples" / "fashion" / "fashion_small.onnx"))
+    assert {"onnx fp32", "onnx w8a8", "onnx w4a8"} <= {row["name"] for row in result["rows"]}
+
+
 def test_one_matrix(repository: Path) -> None:
     result = bench(repository, "--matmul", "256")
     sizes = {row["name"]: row["bytes"] for row in result["rows"]}
