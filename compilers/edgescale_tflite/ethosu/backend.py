@@ -129,6 +129,9 @@ def sentences(written: Written, found: Sequence[Fallback], target: Target) -> li
 def _npu(target: Target) -> Npu:
     if target.npu is None:
         raise UnsupportedModelError(f"target {target.name} has no [npu] table: Vela needs to know the accelerator")
+    for key in ("system_config", "memory_mode"):
+        if not getattr(target.npu, key):
+            raise UnsupportedModelError(f"target {target.name}: [npu] has no {key}, which Vela needs to know")
     return target.npu
 
 
