@@ -114,7 +114,7 @@ def variants_of(path: Path, recipe: str, calib: str | None, folder: Path) -> tup
 
     model = load_model(path)
     spec = model.inputs[0]
-    data = load_dataset(calib) if calib else RandomSource("random").load(spec)
+    data = load_dataset(calib) if calib else RandomSource("random").load(model.inputs)
     made: dict[str, Variant] = {}
     names = ["int8"] if model.quantized else ["fp32", recipe, recipe.replace("w8", "w4", 1)]
     for name in dict.fromkeys(names):

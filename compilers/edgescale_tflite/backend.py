@@ -14,7 +14,8 @@ from edgescale.core.memory import Memory
 from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
-from edgescale.lower.program import Port, Program
+from edgescale.lower.ports import describe_port
+from edgescale.lower.program import Program
 
 MODEL = "model.tflite"
 INSTALL_HINT = "pip install 'edgescale[tflite]'"
@@ -92,22 +93,6 @@ def compile_program(program: Program, out: Path) -> dict[str, Any]:
     }
     write_whole(out / "artifact.json", json.dumps(meta, indent=1) + "\n")
     return meta
-
-
-def describe_port(program: Program, port: Port) -> dict[str, Any]:
-    """A port as artifact.json notes it (see `edgescale.rigs.ports`)."""
-    tensor = program.tensors[port.tensor]
-    return {
-        "name": port.name,
-        "bytes": tensor.nbytes,
-        "dtype": tensor.dtype,
-        "value_dtype": port.dtype,
-        "scale": tensor.scale,
-        "zero_point": tensor.zero_point,
-        "shape": list(port.shape),
-        "axes": list(port.axes),
-        "stored_shape": list(tensor.shape),
-    }
 
 
 def _version(package: str) -> str:

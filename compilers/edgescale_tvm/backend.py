@@ -14,7 +14,8 @@ from edgescale.core.memory import Memory
 from edgescale.core.model import Model
 from edgescale.core.target import Target
 from edgescale.core.variant import Artifact, Variant
-from edgescale.lower.program import Port, Program
+from edgescale.lower.ports import describe_port
+from edgescale.lower.program import Program
 
 LIBRARY = "model.so"
 INSTALL_HINT = "pip install 'edgescale[tvm]'"
@@ -94,26 +95,11 @@ def compile_program(program: Program, target: Target, out: Path) -> dict[str, An
         "instructions": machine.instructions,
         "kernels": list(built.kernels),
         "weights_bytes": built.weights_bytes,
-        "inputs": [_describe(program, port) for port in program.inputs],
-        "outputs": [_describe(program, port) for port in program.outputs],
+        "inputs": [describe_port(program, port) for port in program.inputs],
+        "outputs": [describe_port(program, port) for port in program.outputs],
     }
     write_whole(out / "artifact.json", json.dumps(meta, indent=1) + "\n")
     return meta
-
-
-def _describe(program: Program, port: Port) -> dict[str, Any]:
-    tensor = program.tensors[port.tensor]
-    return {
-        "name": port.name,
-        "bytes": tensor.nbytes,
-        "dtype": tensor.dtype,
-        "value_dtype": port.dtype,
-        "scale": tensor.scale,
-        "zero_point": tensor.zero_point,
-        "shape": list(port.shape),
-        "axes": list(port.axes),
-        "stored_shape": list(tensor.shape),
-    }
 
 
 def _version(package: str) -> str:

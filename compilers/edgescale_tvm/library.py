@@ -124,6 +124,21 @@ def build_library(module: Any, kernels: Sequence[str], machine: Machine, out: Pa
             compiler.run([*arguments, "-lm"], out.name, Path(folder))
 
         executable.export_library(str(out), fcompile=link, addons=objects, workspace_dir=folder)
+    out.write_bytes(without_sections(out.read_bytes()))
+
+
+def without_sections(library: bytes) -> bytes:
+    """A 64-bit little-endian ELF library without its table of sections, which linkers and debuggers read and loaders do
+    not: 2 KB of a small net. One that is of another kind stays as it is."""
+    if library[:6] != b"\x7fELF\x02\x01":
+        return library
+    table, size, count = (int.from_bytes(library[at : at + n], "little") for at, n in ((32, 8), (54, 2), (56, 2)))
+    segments = [library[table + i * size : table + (i + 1) * size] for i in range(count)]
+    end = max(sum(int.from_bytes(part[at : at + 8], "little") for at in (8, 32)) for part in segments)
+    kept = bytearray(library[: max(end, table + size * count)])
+    kept[40:48] = bytes(8)  # where the table is
+    kept[60:64] = bytes(4)  # how many sections, and which one names them
+    return bytes(kept)
 
 
 def _kernel_object(kernels: Sequence[str], machine: Machine, folder: Path) -> str:

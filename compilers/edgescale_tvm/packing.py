@@ -99,6 +99,11 @@ def add_call(layer: Add, sources: list[Tensor], out: Tensor) -> Call | None:
     plain = all(step.multiplier.size == 1 and step.rounding == "double" for step in steps)
     if not plain or any(source.shape != out.shape or source.dtype != "int8" for source in sources):
         return None
+    # The kernel multiplies what lies within int32: 255 steps of an operand, then the sum of the two.
+    operands = [255 * 2.0 ** (layer.left_shift + max(int(step.shift[0]), 0)) for step in layer.rescale]
+    rescaled = [255 * 2.0 ** (layer.left_shift + int(step.shift[0])) for step in layer.rescale]
+    if max(*operands, (sum(rescaled) + 2) * 2.0 ** max(int(layer.requant.shift[0]), 0)) >= 2.0**31:
+        return None
     zeros = [sources[0].zero_point, sources[-1].zero_point, out.zero_point]
     fields = [out.size, layer.left_shift, int(layer.subtract)]
     for zero, step in zip(zeros, steps, strict=True):

@@ -66,12 +66,15 @@ class Power:
 
 @dataclass(frozen=True)
 class Npu:
-    """An accelerator as Vela is told of it: `accelerator` such as "ethos-u55-128", the names of a system configuration
-    and of a memory mode in `config`, Vela's own .ini file or one by path."""
+    """An accelerator as its compiler is told of it: `accelerator` such as "ethos-u55-128" or "rk3588".
+
+    For Vela also the names of a system configuration and of a memory mode in `config`, its own .ini file or one by
+    path.
+    """
 
     accelerator: str
-    system_config: str
-    memory_mode: str
+    system_config: str = ""
+    memory_mode: str = ""
     config: str = "Arm/vela.ini"
 
 
@@ -170,8 +173,9 @@ def _toolchain(table: _Reader) -> Toolchain:
 
 
 def _npu(table: _Reader) -> Npu:
-    required = [table.take(key, str) for key in ("accelerator", "system_config", "memory_mode")]
-    return Npu(required[0], required[1], required[2], table.take("config", str, Npu.config))
+    accelerator = table.take("accelerator", str)
+    configuration, mode = (table.take(key, str, "") for key in ("system_config", "memory_mode"))
+    return Npu(accelerator, configuration, mode, table.take("config", str, Npu.config))
 
 
 def _region(name: str, table: _Reader) -> MemoryRegion:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from edgescale.core.errors import UsageError
 from edgescale.lower.program import LIMITS, Array, Port, Program
 from edgescale.lower.reference_elementwise import dequantize_real, quantize_real
+
+
+def describe_port(program: Program, port: Port) -> dict[str, Any]:
+    """The port as a back end notes it under `inputs` or `outputs` of artifact.json; `edgescale.rigs.ports` reads it."""
+    tensor = program.tensors[port.tensor]
+    return {
+        "name": port.name,
+        "bytes": tensor.nbytes,
+        "dtype": tensor.dtype,
+        "value_dtype": port.dtype,
+        "scale": tensor.scale,
+        "zero_point": tensor.zero_point,
+        "shape": list(port.shape),
+        "axes": list(port.axes),
+        "stored_shape": list(tensor.shape),
+    }
 
 
 def to_stored(program: Program, port: Port, x: Array) -> Array:

@@ -23,11 +23,15 @@ def agreement(entry: Entry) -> str:
             largest = float(environment[f"{kind}_largest_difference"])
             if environment[f"{kind}_exact"] != "True":
                 return f"within {largest:.2g} (float)"
-            told = EXACT if not largest else f"within {largest:g} steps on {count} samples"
+            told = EXACT if not largest else f"within {_counted(largest, 'step')} on {_counted(float(count), 'sample')}"
             # LiteRT's reference kernels were compared; what users run by default may round otherwise.
             others = environment.get("default_kernels_differ_by", "0")
             return told if others.startswith("0") else f"{told} (reference kernels; default ones within {others})"
     return "not compared"
+
+
+def _counted(number: float, unit: str) -> str:
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
 
 def comparison_table(entries: Sequence[Entry]) -> Any:

@@ -107,7 +107,8 @@ class LiteRtRig:
         """How far the default kernels are from the reference ones on these samples."""
         one, other = (runner(artifact, reference_kernels=kind)(feed).astype(np.float64) for kind in (True, False))
         gap = float(np.abs(one - other).max())
-        return f"{gap:g}{'' if artifact.meta['outputs'][0]['dtype'] == 'float32' else ' steps'} on {len(feed)} samples"
+        unit = "" if artifact.meta["outputs"][0]["dtype"] == "float32" else " step" if gap == 1 else " steps"
+        return f"{gap:g}{unit} on {len(feed)} sample{'' if len(feed) == 1 else 's'}"
 
 
 def file_of(artifact: Artifact) -> Path:

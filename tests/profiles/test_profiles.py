@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ NAMES = profile_names()
 LINUX = {"host": ("host", "edgescale_onnx"), "host-tvm": ("tvm", "edgescale_tvm")}
 LINUX["host-litert"] = ("litert", "edgescale_tflite")
 LINUX |= {f"ethos-{name}": ("vela", "edgescale_ethosu") for name in ("u55-128", "u65-256", "u85-256")}
+SPAWNED = {"hexagon-sm8650": ("qnn", "edgescale_qnn"), "rockchip-rk3588": ("rknn", "edgescale_rknn")}
+LINUX |= SPAWNED
 LINUX["aarch64-linux"] = ("tvm-rpc://localhost:9090", "edgescale_tvm")
 BOARDS = [name for name in NAMES if name not in LINUX]
 
@@ -46,6 +49,8 @@ def test_profile_is_consistent(name: str) -> None:
     assert target.title
     if name in LINUX:
         assert (target.rig, *target.backends) == LINUX[name]
+        if name in SPAWNED and target.rig not in {entry.name for entry in entry_points(group="edgescale.rigs")}:
+            pytest.skip(f"rig {target.rig} is not installed with its entry point: pip install -e '.[dev]' again")
         get_rig(target.rig)
     else:
         assert target.backends == ("edgescale_c",)

@@ -16,9 +16,10 @@ from edgescale.core.model import Model
 from edgescale.core.target import Npu, Target
 from edgescale.core.variant import Artifact, Variant
 from edgescale.frontend.tflite.reader import read
+from edgescale.lower.ports import describe_port
 from edgescale.lower.program import Program
 from edgescale_tflite.backend import BACKEND as TFLITE
-from edgescale_tflite.backend import MODEL, describe_port
+from edgescale_tflite.backend import MODEL
 from edgescale_tflite.emission import Dialect
 from edgescale_tflite.ethosu import vela
 from edgescale_tflite.ethosu.placement import Fallback, fallbacks, family_of
@@ -128,6 +129,9 @@ def sentences(written: Written, found: Sequence[Fallback], target: Target) -> li
 def _npu(target: Target) -> Npu:
     if target.npu is None:
         raise UnsupportedModelError(f"target {target.name} has no [npu] table: Vela needs to know the accelerator")
+    for key in ("system_config", "memory_mode"):
+        if not getattr(target.npu, key):
+            raise UnsupportedModelError(f"target {target.name}: [npu] has no {key}, which Vela needs to know")
     return target.npu
 
 

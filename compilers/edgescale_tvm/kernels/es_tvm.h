@@ -19,6 +19,13 @@
 
 #include "es_base.h"
 
+/* Before a loop that vectors make fast and copies of its body make long. */
+#ifdef __clang__
+#define ES_ONE_COPY _Pragma("clang loop interleave(disable) unroll(disable)")
+#else
+#define ES_ONE_COPY ES_UNROLL_NOT
+#endif
+
 typedef struct {
     int32_t in_h, in_w, in_c, out_h, out_w, out_c;
     int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
@@ -67,8 +74,10 @@ static ES_NOINLINE uint8_t *es_image(const uint8_t *x, const es_layer *l, int32_
         uint8_t *to = image + (size_t)(l->top + i) * (size_t)row + (size_t)(l->left * pixel);
         const int32_t count = l->in_w * l->in_c;
         if (repeat == 1) {
+            ES_ONE_COPY
             for (int32_t j = 0; j < count * item; j++) to[j] = x[j] ^ flip;
         } else {
+            ES_ONE_COPY
             for (int32_t j = 0; j < count; j++)
                 for (int32_t r = 0; r < repeat; r++)
                     for (int32_t b = 0; b < item; b++) to[(j * repeat + r) * item + b] = x[j * item + b] ^ flip;

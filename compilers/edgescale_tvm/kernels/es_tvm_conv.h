@@ -22,7 +22,12 @@ typedef struct {
 } es_task;
 
 #if ES_OFFSET
-#define ES_ROWS 8
+#ifndef ES_ROWS
+#define ES_ROWS 6
+#endif
+#ifndef ES_COLUMNS
+#define ES_COLUMNS 2
+#endif
 
 /* The outputs of up to 16 channels from n on, of `count` positions; one copy serves all tiles. */
 static ES_NOINLINE void es_finish(const es_task *t, const __m512i *sums, int8_t *const *outputs, int32_t n, int count)
@@ -77,7 +82,7 @@ ES_INLINE void es_positions(const es_task *t, const uint8_t *const *rows, int8_t
         for (; n < t->channels; n += 64) es_tile(t, rows, outputs, n, 1, 4, bits);
         return;
     }
-    for (; n + 16 < t->channels; n += 32) es_tile(t, rows, outputs, n, ES_ROWS, 2, bits);
+    for (; n + 16 < t->channels; n += 16 * ES_COLUMNS) es_tile(t, rows, outputs, n, ES_ROWS, ES_COLUMNS, bits);
     if (n < t->channels) es_tile(t, rows, outputs, n, ES_ROWS, 1, bits);
 }
 #else
