@@ -12,22 +12,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-import numpy as np
-
 from edgescale.core.errors import UsageError
 from edgescale.core.recipe import Recipe
 from edgescale.core.sparsity import Sparsity
-from edgescale.frontend.graph import shape_of
-from edgescale.laws.forms.family import family_form, family_holds
-from edgescale.quantize.rules import WEIGHTED
-from edgescale.select.search import LEVEL, guided_search
 from edgescale.sources import LoadedModel
-
-__all__ = ["LEVEL", "Exploration", "Prediction", "explore"]
 
 Figure = tuple[Literal["accuracy", "error"], float]
 """A measured quality by name; of accuracy more is better, of error less."""
 
+
+LEVEL = 0.9
+"""Of the intervals."""
 
 ENOUGH = 16.0
 """Bits beyond which the law counts no rounding: a float model 16 bits away would draw the first spread to itself."""
@@ -76,6 +71,12 @@ def explore(
     none. Raises UsageError where the law cannot tell the
     candidates apart or the share is too small to fit it.
     """
+    # Imported here: a compile that measures all must not wait for SciPy or ONNX.
+    import numpy as np
+
+    from edgescale.laws.forms.family import family_form, family_holds
+    from edgescale.select.search import guided_search
+
     table = _known(candidates)
     varying = [name for name, values in table.items() if len(set(values)) > 1]
     if not varying:
@@ -93,7 +94,9 @@ def explore(
 
     columns = {name: table[name] for name in varying}
     held, usual = family_holds(columns)
-    found = guided_search(form, columns, np.log(sizes), error, share, fixed=held, fallback=usual, samples=samples)
+    found = guided_search(
+        form, columns, np.log(sizes), error, share, fixed=held, fallback=usual, samples=samples, level=LEVEL
+    )
     metric = metrics[0] if metrics else "accuracy"
     predictions = []
     for index in set(range(len(candidates))) - set(found.measured) if not found.trouble else ():
@@ -151,6 +154,9 @@ def _left(part: Sparsity, recipe: Recipe) -> float:
 
 def _weights(loaded: LoadedModel) -> int:
     """Weights of the layers that quantization rounds."""
+    from edgescale.frontend.graph import shape_of
+    from edgescale.quantize.rules import WEIGHTED
+
     nodes = [node for node in loaded.source.model.ir.graph if node.op_type in WEIGHTED]
     constants = [value for node in nodes for value in node.inputs[1:2] if value is not None and value.is_initializer()]
     return max(1, sum(prod(shape_of(value) or ()) for value in dict.fromkeys(constants)))

@@ -24,7 +24,6 @@ from edgescale.laws.intervals import Bootstrap, bootstrap
 
 Real = npt.NDArray[np.float64]
 
-LEVEL = 0.9
 REFITS = 200
 STARTS = 200
 
@@ -59,13 +58,14 @@ def guided_search(
     fixed: Mapping[str, float] | None = None,
     fallback: Mapping[str, float] | None = None,
     samples: int | None = None,
+    level: float = 0.9,
 ) -> Found:
     """Look for the Pareto front of error and `costs` [candidates, objectives] with a share of the measurements.
 
     candidates: the form's inputs, a value a candidate; costs are known without measuring (bytes, MACs) and lower is
     better; measure(i) gives candidate i's error, NaN where it cannot be made. fixed: parameters of the law to hold;
     fallback: others to hold while the measurements cannot tell them apart. samples: errors are shares of so many
-    samples, and no interval is narrower than their sampling error.
+    samples, and no interval (at `level`) is narrower than their sampling error.
     Raises UsageError where the share is too small for the law; what was measured is never lost to a law that does not
     fit it (see `Found.trouble`).
     """
@@ -97,7 +97,7 @@ def guided_search(
             nothing, front = np.full(count, np.nan), tuple(_front(errors, price)) if errors else ()
             rest = tuple(int(i) for i in np.flatnonzero(waiting))
             return Found(tuple(tried), errors, known, nothing, nothing, front, rest, str(error))
-        draws, low, high, value = _predictions(form, columns, refits, known, samples)
+        draws, low, high, value = _predictions(form, columns, refits, known, samples, level)
         # What cannot be made is on no front and beats nothing.
         there = waiting | ~np.isnan(known)
         open_ = np.zeros(count, dtype=bool)
@@ -162,14 +162,14 @@ def _refits(
 
 
 def _predictions(
-    form: Form, columns: Mapping[str, Real], refits: Bootstrap, known: Real, samples: int | None
+    form: Form, columns: Mapping[str, Real], refits: Bootstrap, known: Real, samples: int | None, level: float
 ) -> tuple[Real, Real, Real, Real]:
     """(draws [refits, candidates], low, high, value): of a new measurement, exact where one was made."""
     draws = form.values(refits.inner, columns)
-    band = refits.band(columns, LEVEL, of="observation")
+    band = refits.band(columns, level, of="observation")
     there = ~np.isnan(known)
     share = np.clip(band.value, 0.0, 1.0)
-    chance = 0.0 if samples is None else norm.ppf(0.5 + LEVEL / 2) * np.sqrt(share * (1 - share) / samples)
+    chance = 0.0 if samples is None else norm.ppf(0.5 + level / 2) * np.sqrt(share * (1 - share) / samples)
     low, high = np.minimum(band.low, band.value - chance), np.maximum(band.high, band.value + chance)
     low, high, value = (np.where(there, known, side) for side in (low, high, band.value))
     return np.where(there, known, draws), low, high, value
