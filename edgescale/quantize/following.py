@@ -17,10 +17,13 @@ from edgescale.core.dataset import Dataset
 from edgescale.core.model import Model
 from edgescale.quantize.awq import InputStatistics
 from edgescale.quantize.relay import LIVE_BYTES, Relay
-from edgescale.quantize.rounding import FOLLOWED, GPTQ_DAMPING
+from edgescale.quantize.rounding import FOLLOWED
 
 Real = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
+
+_DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Shares of the mean input power that are tried: many terms and few positions need more."""
 
 
 class Inputs:
@@ -54,13 +57,12 @@ class Inputs:
         self._float.advance(index)
         if self._float.samples != self._relay.samples:
             return found, None  # shapes depend on values, and the two hold different samples by now
-        lost: Any = 0.0
-        count = 0
+        halves = [_Half(), _Half()]
         exact = self._float.rows(_first(self._float_nodes[index]))
-        for wanted, given in zip(exact, self._relay.rows(value), strict=True):
+        for position, (wanted, given) in enumerate(zip(exact, self._relay.rows(value), strict=True)):
             if wanted.shape == given.shape:
-                lost, count = lost + (wanted - given).T @ given, count + len(given)
-        return found, _correction(np.asarray(lost, np.float64) / max(count, 1), found.second) if count else None
+                halves[position % 2].add(wanted, given)
+        return found, _correction(*halves)
 
 
 def make_up(matrix: Real, correction: Real | None) -> Real:
@@ -68,12 +70,59 @@ def make_up(matrix: Real, correction: Real | None) -> Real:
     return matrix if correction is None else np.where(matrix == 0, 0.0, matrix + matrix @ correction)
 
 
-def _correction(lost: Real, second: Real) -> Real | None:
-    """FOLLOWED times E[(x - x') x'^T] E[x' x'^T]^-1, damped towards 0; None where nothing was lost."""
-    if not lost.any():
+class _Half:
+    """Of every second sample: E[(x - x') x'^T] and E[x' x'^T], [terms, terms]."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lost: Any = 0.0
+        self._second: Any = 0.0
+
+    def add(self, wanted: Rows, given: Rows) -> None:
+        self._lost, self._second = self._lost + (wanted - given).T @ given, self._second + given.T @ given
+        self._count += len(given)
+
+    def joined(self, other: _Half) -> _Half:
+        """Of both halves."""
+        both = _Half()
+        both._count = self._count + other._count
+        both._lost, both._second = self._lost + other._lost, self._second + other._second
+        return both
+
+    @property
+    def lost(self) -> Real:
+        return np.asarray(self._lost, np.float64) / max(self._count, 1)
+
+    @property
+    def second(self) -> Real:
+        return np.asarray(self._second, np.float64) / max(self._count, 1)
+
+
+def _correction(one: _Half, other: _Half) -> Real | None:
+    """FOLLOWED times E[(x - x') x'^T] E[x' x'^T]^-1, damped towards 0 as suits samples that it was not fitted to.
+
+    None where nothing was lost, or nothing is regained on the other half of the samples.
+    """
+    if not one.lost.any() or not other.lost.any():
         return None
+    best, least = None, 0.0
+    for damping in _DAMPINGS:
+        error = 0.0
+        for fitted, held in ((one, other), (other, one)):
+            made = _regression(fitted.lost, fitted.second, damping)
+            # E|(x - x') - made x'|^2 less E|x - x'|^2
+            error += float(np.sum((made @ held.second - 2 * held.lost) * made))
+        if error < least:
+            best, least = damping, error
+    if best is None:
+        return None
+    both = one.joined(other)
+    return _regression(both.lost, both.second, best)
+
+
+def _regression(lost: Real, second: Real, damping: float) -> Real:
     terms = len(second)
-    damped = second + (GPTQ_DAMPING * float(np.trace(second)) / terms + 1e-12) * np.eye(terms)
+    damped = second + (damping * float(np.trace(second)) / terms + 1e-12) * np.eye(terms)
     return np.asarray(FOLLOWED * np.linalg.solve(damped, lost.T).T)
 
 
