@@ -385,7 +385,7 @@ def main() -> None:
     parser.add_argument("--patterns", nargs="+", default=["2:4", "1:4", "4:8", "1x4:0.5", "1x4:0.75", "u0.75"])
     parser.add_argument("--models", nargs="+", type=Path, help="accuracy: these instead of the example's")
     parser.add_argument("--samples", type=int, default=512, help="accuracy: calibration samples")
-    parser.add_argument("--recoveries", nargs="+", default=["ft", "gmp", "rigl", "dsl"], help="zeros: which")
+    parser.add_argument("--recoveries", nargs="*", default=["ft", "gmp", "rigl", "dsl"], help="zeros: which")
     parser.add_argument("--store", type=Path, default=FASHION.parents[1] / "build" / "sparsity", help="trained nets")
     parser.add_argument("--images", type=int, default=20_000, help="training images")
     parser.add_argument("--epochs", type=int, help="of training  [default: 5, family: 10]")

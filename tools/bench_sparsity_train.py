@@ -162,7 +162,8 @@ def zeros(arguments: argparse.Namespace) -> None:
     calibration, test = fashion("calibration"), held_out()
     data, settings, store = images(arguments.images, 0), settings_of(arguments), Store(arguments.store)
     print(f"{settings.epochs} epochs of {len(data):,} images; fp32 top-1 of all {len(test):,} test images, percent")
-    table("net | sparsity | dense | magnitude | with update | " + " | ".join(f"-{m}" for m in arguments.recoveries))
+    head = ["net", "sparsity", "dense", "magnitude", "with update", *(f"-{name}" for name in arguments.recoveries)]
+    table(" | ".join(head))
     for path in arguments.models or [FASHION / f"fashion_{size}.onnx" for size in arguments.sizes]:
         dense = load_model(path)
         for text in arguments.patterns:

@@ -11,10 +11,10 @@ import onnx_ir as ir
 import torch
 
 from edgescale.core.dataset import Dataset
-from edgescale.core.errors import UnsupportedModelError
+from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.model import Model
 from edgescale.core.progress import SILENT, Progress
-from edgescale.core.sparsity import Sparsity
+from edgescale.core.sparsity import RECOVERIES, Sparsity
 from edgescale.finetune import checkpoint
 from edgescale.finetune.graph import TorchGraph, check, give_biases
 from edgescale.finetune.loop import Hook, Listener, check_samples, one_thread, run_epochs, weight_groups
@@ -49,7 +49,7 @@ def recover(
     inner activations are compared. `keep`: file that holds the run after every epoch and that an interrupted call goes
     on from; a finished one is left, and gives the same model at once. One thread; equal arguments give equal
     models on one machine, resumed or not. Raises UnsupportedModelError for nodes training does not compute, a model
-    that takes no such zeros or a loss that is not finite, UsageError for data that does not fit.
+    that takes no such zeros or a loss that is not finite, UsageError for data that does not fit or an unknown method.
     """
     from edgescale.frontend import model_from_ir
 
@@ -76,7 +76,11 @@ def recover(
 def _hooks(
     student: TorchGraph, zeros: Sparsity | None, method: str, settings: Settings, steps: int, name: str
 ) -> list[Hook]:
+    if method not in RECOVERIES:
+        raise UsageError(f"unknown recovery {method!r}; known: {', '.join(RECOVERIES)}")
     if zeros is None:
+        if method != "ft":
+            raise UsageError(f"recovery {method} is about zeros; give their pattern")
         return []
     if not find_layers(student.model, zeros):
         raise UnsupportedModelError(f"{name}: no layer has enough input channels for the sparsity {zeros}")

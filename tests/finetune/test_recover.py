@@ -285,10 +285,16 @@ def test_channels_go_in_steps_and_the_run_resumes(case, tmp_path):
     assert serialize(again.ir) == serialize(whole.ir)
 
 
-def test_models_without_such_layers_are_refused(case):
+def test_what_cannot_be_is_refused(case):
     model, _, data = case
     with pytest.raises(UnsupportedModelError, match="enough input channels for the sparsity 1:16"):
         recover(model, model, data, QUICK, zeros=parse_sparsity("1:16"), method="gmp")
+    with pytest.raises(UsageError, match="unknown recovery 'best'; known: ft, gmp, rigl, dsl"):
+        recover(model, model, data, QUICK, zeros=parse_sparsity("2:4"), method="best")
+    with pytest.raises(UsageError, match="give their pattern"):
+        recover(model, model, data, QUICK, method="rigl")
+    with pytest.raises(UsageError, match=r"ramp is 0\.8 to 0\.2"):
+        recover(model, model, data, replace(QUICK, ramp=(0.8, 0.2)))
 
 
 @pytest.mark.parametrize("recipe", ["w4a8-qat+2:4", "w8a8-qat+1x4:0.5", "w2a8-qat+u0.6"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgescale.core.errors import UsageError
 from edgescale.core.recipe import parse_recipe
 from edgescale.core.target import load_target
 from edgescale.frontend import load_model, save_model
+from edgescale.pipeline import Request, compile_models
 from edgescale.sources import DataSource, ModelSource
 from edgescale.sparsify.channels import find_structure
 from edgescale.sparsify.shrink import layer_macs
@@ -78,3 +80,23 @@ def test_a_target_prices_its_layers(loaded):
     assert all(0.1 < price < 100 for price in prices.values())
     with pytest.raises(UsageError, match="does not count instructions"):
         stages.prices(model, load_target("host"), data)
+
+
+def test_a_share_of_instructions_is_that_of_one_target(loaded, tmp_path):
+    stages, _, data = loaded
+    request = Request(
+        (tmp_path / "toy.onnx",),
+        (load_target("cortex-m4-stm32l4r5"),),
+        (parse_recipe("w8a8"), parse_recipe("w8a8+ch0.5i")),
+        calibration=data.spec,
+        samples=1,
+        out=tmp_path / "bundle",
+    )
+    with pytest.raises(UsageError, match="name one target, not 2"):
+        compile_models(replace(request, targets=(*request.targets, load_target("host"))), stages.store)
+    dense, small = compile_models(request, stages.store).entries
+    counts = [
+        sum(layer.metrics["instructions"].value for layer in entry.measurement.layers if layer.macs)
+        for entry in (dense, small)
+    ]
+    assert counts[1] < 0.7 * counts[0]  # narrow layers take more for each multiply-accumulate
