@@ -29,7 +29,22 @@ def arrange(
         plain = min(plain, found, key=lambda arranged: arranged.plan.arena_bytes)
     if memory == "smallest" and overlap:
         return smallest(plain, family, alignment)
-    return _fastest(plain, flash, alignment, overlap) if memory == "fastest" and flash is not None else plain
+    if memory == "fastest" and flash is not None:
+        wide = _widened(plain, alignment, overlap, max(plain.plan.arena_bytes, flash.ram - STACK_RESERVE))
+        return _fastest(wide, flash, alignment, overlap)
+    return _widened(plain, alignment, overlap, plain.plan.arena_bytes)
+
+
+def _widened(plain: Arranged, alignment: int, overlap: bool, most: int) -> Arranged:
+    """Kernels that need much scratch, for the layers where that leaves the arena within `most` bytes."""
+    for index, choice in enumerate(plain.choices):
+        if choice.wider is None:
+            continue
+        choices = (*plain.choices[:index], choice.wider, *plain.choices[index + 1 :])
+        found = plan(plain.program, alignment, overlap, choices, plain.striped.places)
+        if found.arena_bytes <= most:
+            plain = replace(plain, choices=choices, plan=found)
+    return plain
 
 
 def _fastest(plain: Arranged, flash: Flash, alignment: int, overlap: bool) -> Arranged:

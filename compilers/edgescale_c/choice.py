@@ -37,6 +37,8 @@ class Choice:
     """What comes of zero weights, in words; empty where they are few."""
     packing: Packing | None = None
     """What packed weights save and cost, whether the layer has them or not."""
+    wider: Choice | None = None
+    """What would serve better with more scratch than layers are granted; None where nothing would."""
     family: Literal["dsp", "mve", "scalar"] = "dsp"
     """Of the kernel that `name` names."""
 

@@ -142,16 +142,23 @@ def _conv2d(program: Program, layer: Conv2D, memory: Memory) -> Choice:
     skipping = sparse.compare_convolution(weight_rows(layer), pixels, layer.weight_bits, memory in PACKING)
     # The least RAM leaves no room for more columns.
     most = max(_LEAST_SCRATCH, source.nbytes + out.nbytes) if memory != "smallest" else columns + gathered
-    skipping = _obstructed(skipping, layer, lambda found: found.columns * columns + gathered, most)
-    if (found := skipping.best) is not None:
-        scratch = found.columns * columns + gathered
-        told = skipping.told()
-        return Choice(found.kernel, "blocks", scratch=scratch, exploits=told, packing=skipping.packing)
+    limited = _obstructed(skipping, layer, lambda found: found.columns * columns + gathered, most)
+
+    def skip(compared: sparse.Comparison) -> Choice | None:
+        if (found := compared.best) is None:
+            return None
+        scratch, told = found.columns * columns + gathered, compared.told()
+        return Choice(found.kernel, "blocks", scratch=scratch, exploits=told, packing=compared.packing)
+
+    wider = skip(_obstructed(skipping, layer)) if memory != "smallest" else None
+    if (found := skip(limited)) is not None:
+        return replace(found, wider=wider if wider is not None and wider.name != found.name else None)
     if narrow:
         nibbles.check_groups(weight_rows(layer))
     wide = not narrow and pack.check_pairs(weight_rows(layer), _bounds(program, layer), wide=True)
     name = "conv2d_s8_dsp_2x4_w4" if narrow else WIDE if wide else "conv2d_s8_dsp_4x2"
-    return Choice(name, "blocks", scratch=columns + gathered, exploits=skipping.told(), packing=skipping.packing)
+    dense = Choice(name, "blocks", scratch=columns + gathered, exploits=limited.told(), packing=limited.packing)
+    return replace(dense, wider=wider)
 
 
 def _obstructed(

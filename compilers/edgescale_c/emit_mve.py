@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgescale.lower.program import Add, Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Mul
-from edgescale_c import mve_choice
+from edgescale_c import mve_choice, sparse_mve
 from edgescale_c.dsp_choice import add_scales, fill_groups, is_single, mul_scales, weight_rows
 from edgescale_c.emission import LayerCode, Scope, folded_bias
 from edgescale_c.geometry import Window
@@ -32,6 +32,8 @@ def _gemm(scope: Scope, layer: Conv2D | FullyConnected, channels: int) -> str:
 
 def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
     """Convolution of any groups."""
+    if scope.choice.name == sparse_mve.BLOCKS:
+        return _blocks(scope, layer, geometry)
     kernel = "es_conv2d_mve_s8" if layer.groups == 1 else "es_conv2d_groups_mve_s8"
     body = (
         f"const es_window g = {{{geometry.initialiser()}}};",
@@ -39,6 +41,23 @@ def conv2d(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
         f"{kernel}({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, &g, &k, {scope.source().zero_point});",
     )
     return LayerCode(body, scope.choice.name, ("es_conv2d_mve_s8.h",))
+
+
+def _blocks(scope: Scope, layer: Conv2D, geometry: Window) -> LayerCode:
+    """Convolution by blocks of four taps."""
+    rows = weight_rows(layer)
+    weights, places, counts = sparse_mve.tables(rows)
+    bias = folded_bias(scope, rows, layer.bias)
+    scales = mve_choice.dense_scales(bias, mve_choice.scales(scope.program, layer), 2)
+    names = [scope.constant("weights", weights), scope.constant("places", places), scope.constant("counts", counts)]
+    fields = f"{', '.join(names)}, {scope.constant('scale', scales)}, {rows.shape[1]}, {len(rows)}"
+    body = (
+        f"const es_window g = {{{geometry.initialiser()}}};",
+        f"const es_mve_sparse k = {{{fields}, {_output(scope, layer.clamp, is_single(layer))}}};",
+        f"es_conv2d_sparse_mve_s8({scope.read()}, {scope.write()}, {scope.scratch('int8_t')}, &g, &k, "
+        f"{scope.source().zero_point});",
+    )
+    return LayerCode(body, scope.choice.name, ("es_sparse_mve_s8.h",))
 
 
 def fully_connected(scope: Scope, layer: FullyConnected) -> LayerCode:

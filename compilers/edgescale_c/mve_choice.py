@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,11 @@ from edgescale.lower.program import (
     Program,
     Rescale,
 )
+from edgescale_c import sparse_mve
 from edgescale_c.choice import SCALAR, Choice
 from edgescale_c.constants import Table
 from edgescale_c.dsp_choice import LEAST_TABLED, add_scales, mul_scales, weight_rows
-from edgescale_c.geometry import window
+from edgescale_c.geometry import Window, window
 from edgescale_c.nibbles import pack_nibbles
 from edgescale_c.pack import OutOfDomainError
 from edgescale_c.requant import accumulator_bounds, tables
@@ -175,6 +176,15 @@ def depthwise_weights(layer: DepthwiseConv2D, geometry: Planes) -> npt.NDArray[n
 def _conv2d(program: Program, layer: Conv2D) -> Choice:
     scales(program, layer)
     geometry = window(program, layer)
+    skipping = sparse_mve.compare(program, layer)
+    if skipping.best is not None:
+        taps = math.prod(layer.weights.shape[1:])
+        scratch = -(-taps // LANES) * LANES * 2
+        return Choice(sparse_mve.BLOCKS, scratch=scratch, exploits=skipping.told(), family="mve")
+    return replace(_dense_conv2d(layer, geometry), exploits=skipping.told())
+
+
+def _dense_conv2d(layer: Conv2D, geometry: Window) -> Choice:
     if layer.groups != 1:
         column = -(-math.prod(layer.weights.shape[1:]) // LANES) * LANES
         return _mve(f"conv2d_s8_mve_groups{_narrow(layer)}", scratch=column * layer.groups)

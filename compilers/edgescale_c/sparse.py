@@ -25,6 +25,8 @@ PACKED = "fully_connected_s8_dsp_packed"
 
 MENTIONED = 0.4
 """Share of zero weights from which on it is told what comes of them."""
+LEAST = 0.25
+"""Share of zero weights from which on kernels that skip are looked at: layers are dense below."""
 SLOWEST = 1.5
 """The most that a layer may take beside its dense kernel where flash counts for more than instructions."""
 _WORTH = 0.95
@@ -124,7 +126,7 @@ def compare_convolution(rows: Table, pixels: int, bits: int, pack: bool) -> Comp
     dense = -(-outputs // 2) * (24.0 * quads + 3 * -(-quads // 4) + 84)
     zeros = float((rows == 0).mean())
     taken, passes = _dense_bytes(rows, bits), -(-pixels // PIXELS)
-    if not zeros:
+    if zeros < LEAST:
         return Comparison(dense, taken, passes, zeros, ())
     found = []
     if sparse_tables.blocks_fit(rows):
@@ -157,8 +159,8 @@ def compare_product(rows: Table, count: int, bits: int, pack: bool) -> Compariso
     zeros = float((rows == 0).mean())
     found = []
     for kernel, unit, packed in ((ENTRIES, "single weights", False), (PACKED, "single weights, packed,", True)):
-        counts = sparse_tables.entry_counts(rows, packed) if zeros else np.zeros(0)
-        if zeros and int(counts.max()) < _MOST_ENTRIES:
+        counts = sparse_tables.entry_counts(rows, packed) if zeros >= LEAST else np.zeros(0)
+        if zeros >= LEAST and int(counts.max()) < _MOST_ENTRIES:
             size, words, base, group = (8, 3, 28, 35) if packed else (4, 2, 22, 17)
             pairs = -(-counts // 2)
             whole = pairs // (size // 2)

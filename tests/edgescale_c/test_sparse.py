@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from edgescale_c import dsp_choice, sparse
 from edgescale_c import sparse_tables as tables
+from edgescale_c.arrange import arrange
 from edgescale_c.pack import OutOfDomainError
 from edgescale_c.sparse_tables import Channels
+from edgescale_c.staging import Flash
 
 from edgescale.core.memory import Memory
-from edgescale.lower.program import Conv2D, FullyConnected, Port, Program, Requant, Tensor
+from edgescale.lower.program import Conv2D, FullyConnected, Pool2D, Port, Program, Requant, Tensor
 
 
 def signed(value: int, bits: int) -> int:
@@ -239,3 +242,33 @@ def test_the_least_ram_has_no_room_for_pairs():
     found = chosen(two_of_four(64, 64), convolution=True, memory="smallest")
     assert "sparse" not in found.name
     assert "B of scratch" in found.exploits
+
+
+def test_scratch_is_granted_where_the_arena_has_it_to_spare():
+    weights = two_of_four(32, 288).reshape(32, 3, 3, 32).astype(np.int8)
+    scaling = Requant(np.full(1, 2**30, np.int32), np.full(1, -8, np.int32), "double")
+    layer = Conv2D("c", ("m",), "y", weights, np.zeros(32, np.int32), (1, 1), (1, 1), (1,) * 4, 1, scaling, (-128, 127))
+
+    def with_dense(program: Program) -> Program:
+        full = replace(layer, weights=np.ones_like(weights))
+        return replace(program, layers=(program.layers[0], full))
+
+    def kernels(side: int, memory: Memory = "balanced", flash: Flash | None = None) -> list[str]:
+        """Of a net whose first layer reads `side` x `side` pixels and pools them to 4 x 4."""
+        x, m, y = (Tensor(n, (1, s, s, 32), "int8", 0.05, 0) for n, s in (("x", side), ("m", 4), ("y", 4)))
+        window = (side // 4, side // 4)
+        pool = Pool2D("p", ("x",), "m", "max", window, window, (0,) * 4, False, None, (-128, 127))
+        ports = [Port(t.name, t.name, t.shape, tuple(range(4))) for t in (x, y)]
+        program = Program("p", {"x": x, "m": m, "y": y}, (ports[0],), (ports[1],), (pool, layer))
+        found = arrange(program, "dsp", memory, flash=flash)
+        assert (
+            memory == "fastest"
+            or found.plan.arena_bytes == arrange(with_dense(program), "dsp", "balanced").plan.arena_bytes
+        )
+        return [choice.name for choice in found.choices]
+
+    assert kernels(16)[1] == sparse.PAIRS
+    assert kernels(4)[1] == "conv2d_s8_dsp_4x2"
+    flash = Flash(wait_states=4, line_bytes=16, data_cache=256, ram=32768)
+    assert kernels(4, "fastest", flash)[1] == sparse.PAIRS
+    assert kernels(4, "fastest", replace(flash, ram=8192))[1] == "conv2d_s8_dsp_4x2"

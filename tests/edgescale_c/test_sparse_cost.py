@@ -56,11 +56,11 @@ def network(weights: np.ndarray, side: int) -> Program:
     return Program("net", {"x": x, "y": y}, (ports[0],), (ports[1],), (layer,))
 
 
-def counted(program: Program, folder, memory: Memory = "balanced"):
+def counted(program: Program, folder, memory: Memory = "balanced", target_name: str = M4):
     """(instructions of the layer, its entry in artifact.json)."""
     from edgescale.rigs import get_rig
 
-    target = load_target(M4)
+    target = load_target(target_name)
     made = generate(program, "net", firmware_root(), target.core.kernels, memory=memory)
     for name, text in made.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
