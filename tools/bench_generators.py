@@ -2,12 +2,14 @@
 """What the controller of generators is worth on the tiny language family: size, bits and number of samples by call.
 
     tools/bench_generators.py                         all parts; completions are recorded once (build/lm_tables)
-    tools/bench_generators.py budget                  some of: budget verifier live
+    tools/bench_generators.py budget                  some of: budget verifier traces live
 
 budget    solved test problems at equal mean token-bytes a problem: the best fixed (size, bits, N), the same asked one
           after another until one is accepted, and the controller; with an exact checker, and by vote (replayed)
 verifier  a checker that accepts 20 % of wrong answers: the predicted number of samples (K*), the best one measured, and
           where the controller stops
+traces    a deadline on synthetic slowdowns: problems solved in time, beside fixed numbers of samples (the best of
+          those that miss as seldom as asked) and the same ladders chosen with the slowdown known; replayed
 live      the controller generating for real, beside the replay of the same prompts
 
 Policies are made from calibration prompts; test prompts are others. Token-bytes: tokens of the prompt and of all
@@ -19,12 +21,14 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from lm_tables import EXAMPLE, MODELS, OPTIONS, answer_of, correct, tables
 
 from edgescale.control.generators import NEVER, GeneratorPolicy, Ladder, Stage
 from edgescale.control.ladder_choice import GeneratorRequest, LadderController
+from edgescale.control.traces import SHAPES, synthetic
 from edgescale.laws.samples.coverage import fit_beta_coverage
 from edgescale.laws.samples.stopping import Verifier
 from edgescale.runtime.lm.adaptive import AdaptiveGenerator
@@ -32,12 +36,14 @@ from edgescale.runtime.lm.table import Table
 from edgescale.select.generators import Checked, build_generators
 from edgescale.select.replay import Replay, Runs
 
+PARTS = ("budget", "verifier", "traces", "live")
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 BUDGETS = tuple(float(f"{x:.2g}") for x in np.geomspace(0.7e6, 400e6, 20))
 ROUNDS = 4
 SOUNDNESS = 0.8
 RULES = (("verified", "with the exact checker"), ("majority", "by vote, without a checker"))
 NONE = (0.0,) * 4
+_RATES = {"bytes": ("file_bytes", "file_bytes"), "us": ("prompt_us", "token_us")}
 Real = np.ndarray
 
 
@@ -57,14 +63,16 @@ def single(variant: int, count: int, rule: str) -> Ladder:
     return Ladder(rule=rule, stages=(stage,), quality=NONE, low=NONE, high=NONE)  # type: ignore[arg-type]
 
 
-def token_bytes(table: Table, ladder: Ladder, replay: Replay) -> Real:
-    """Token-bytes of each run."""
-    sizes = [d.file_bytes for d in table.drawn.values()]
+def spent(table: Table, ladder: Ladder, replay: Replay, unit: str = "bytes") -> Real:
+    """Token-bytes of each run, or microseconds at profiled speed."""
+    drawn = list(table.drawn.values())
+    first, each = ([getattr(d, name) for d in drawn] for name in _RATES[unit])
     prompt = np.array([len(ids) for ids in table.ids])[replay.prompt]
     total, seen = np.zeros(len(prompt)), set()
     for number, stage in enumerate(ladder.stages):
-        first = 0 if stage.variant in seen else prompt * (replay.asked[:, number] > 0)
-        total += (replay.tokens[:, number] + first) * sizes[stage.variant]
+        v = stage.variant
+        read = 0 if v in seen else prompt * (replay.asked[:, number] > 0)
+        total += replay.tokens[:, number] * each[v] + read * first[v]
         seen.add(stage.variant)
     return total
 
@@ -83,7 +91,7 @@ def fixed_settings(table: Table, runs: Runs, rule: str) -> list[Fixed]:
                     f"{name} x{count}",
                     float(seen.right.mean()),
                     float(whole.mean()),
-                    float(token_bytes(table, ladder, seen).mean()),
+                    float(spent(table, ladder, seen).mean()),
                 )
             )
     return made
@@ -95,10 +103,10 @@ class Played:
     def __init__(self, policy: GeneratorPolicy, table: Table, runs: Runs) -> None:
         self.policy, self.table, self.runs = policy, table, runs
         votes = [v.vote for v in policy.variants]
-        replays = [runs.replay(ladder, votes) for ladder in policy.ladders]
+        self.replays = replays = [runs.replay(ladder, votes) for ladder in policy.ladders]
         self.right = np.array([r.right for r in replays])
         self.wrong = np.array([r.answered & ~r.right for r in replays])
-        self.cost = np.array([token_bytes(table, o, r) for o, r in zip(policy.ladders, replays, strict=True)])
+        self.cost = np.array([spent(table, o, r) for o, r in zip(policy.ladders, replays, strict=True)])
         self.samples = np.array([r.asked.sum(axis=1) for r in replays])
         self.bins = [policy.difficulty.bin(ids) for ids in table.ids]
 
@@ -291,6 +299,60 @@ def overall(parts: dict[str, Table], policy: GeneratorPolicy, runs: Runs) -> Non
     print("  K* where the difficulty is not known, predicted/measured: " + ", ".join(cells))
 
 
+def traces(parts: dict[str, Table], calls: int = 1500, violation: float = 0.05) -> None:
+    """Deadlines under slowdowns that the policy does not know of."""
+    policy = policy_of(parts["calibration"], exact(parts["calibration"]))
+    table = parts["test"]
+    runs = Runs(table, ROUNDS, 8)
+    played = Played(policy, table, runs)
+    us = np.array([spent(table, o, r, "us") for o, r in zip(policy.ladders, played.replays, strict=True)])
+    fixed = [(v, count) for v in range(len(table.drawn)) for count in (1, 2, 4, 8, 16)]
+    names = [f"{policy.variants[v].name} x{count}" for v, count in fixed]
+    alone = [single(v, count, "verified") for v, count in fixed]
+    right = np.array([runs.replay(o, []).right for o in alone])
+    first = np.array([len(ids) for ids in table.ids])[runs.prompt]
+    whole = np.array([
+        first * policy.variants[v].prompt_us + runs.tokens[v][:, :n].sum(axis=1) * policy.variants[v].token_us
+        for v, n in fixed
+    ])  # fmt: skip
+    one = float(np.mean(whole[names.index("xl-int8 x1")]))
+    for deadline in (one, 4 * one, 16 * one):
+        print(f"traces: deadline {deadline / 1e3:.0f} ms: calls that would not have ended by then, solved in time")
+        for shape in SHAPES:
+            slow = synthetic(shape, calls, 1, 0).slowdown
+            order = np.random.default_rng(1).integers(len(runs.prompt), size=calls)
+            controller = LadderController(policy)
+            controller.resident = set(range(len(policy.variants)))
+            ours, best = [], []
+            for run, factor in zip(order, slow, strict=True):
+                prompt = int(runs.prompt[run])
+                asked = {"difficulty": played.bins[prompt], "prompt_tokens": len(table.ids[prompt])}
+                ladder = controller.decide(GeneratorRequest(**asked, us=deadline, violation=violation)).ladder
+                took = float(us[ladder, run])
+                seen = min(took, deadline / factor)  # the run-time cuts the call off there
+                controller.report({"bytes": 0.0, "us": seen * factor, "uj": 0.0}, seen, seen * factor)
+                ours.append((took * factor > deadline, bool(played.right[ladder, run])))
+                fits = [
+                    i for i in range(len(us)) if controller.cost(i, **_at(asked), longest=True) * factor <= deadline
+                ]
+                chosen = max(fits, key=lambda i: policy.ladders[i].quality[asked["difficulty"]], default=0)
+                best.append((us[chosen, run] * factor > deadline, bool(played.right[chosen, run])))
+            late = whole[:, order] * slow > deadline
+            solved = (right[:, order] & ~late).mean(axis=1)
+            kept = [i for i in range(len(fixed)) if late[i].mean() <= violation] or [int(late.mean(axis=1).argmin())]
+            static = max(kept, key=lambda i: solved[i])
+            cells = [
+                f"{name} {np.mean([m for m, _ in rows]):5.1%} {np.mean([ok and not m for m, ok in rows]):.3f}"
+                for name, rows in (("controller", ours[10:]), ("clairvoyant", best[10:]))
+            ]
+            print(f"  {shape:11} {cells[0]}  {cells[1]}  best fixed ({names[static]}) {late[static].mean():5.1%} "
+                  f"{solved[static]:.3f}")  # fmt: skip
+
+
+def _at(asked: dict[str, int]) -> dict[str, Any]:
+    return {"difficulty": asked["difficulty"], "prompt": asked["prompt_tokens"], "unit": "us"}
+
+
 def live(parts: dict[str, Table], prompts: int) -> None:
     """The run-time itself on some test prompts, and the replay of the same ones."""
     policy = policy_of(parts["calibration"], exact(parts["calibration"]))
@@ -315,18 +377,20 @@ def live(parts: dict[str, Table], prompts: int) -> None:
 def main(given: list[str] | None = None) -> int:
     """Run the parts asked for, by default on the command line."""
     parser = argparse.ArgumentParser(description="Bench of the controller of generators.")
-    parser.add_argument("parts", nargs="*", default=["budget", "verifier", "live"], help="budget, verifier, live")
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--problems", type=int, default=60, help="of every level, in each of calibration and test")
     parser.add_argument("--samples", type=int, default=64, help="of every problem and variant")
     parser.add_argument("--live", type=int, default=140, help="prompts of the part `live`")
     arguments = parser.parse_args(given)
-    if unknown := set(arguments.parts) - {"budget", "verifier", "live"}:
+    if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}")
     recorded = tables(arguments.problems, arguments.samples)
     if "budget" in arguments.parts:
         budget(recorded)
     if "verifier" in arguments.parts:
         verifier(recorded)
+    if "traces" in arguments.parts:
+        traces(recorded)
     if "live" in arguments.parts:
         live(recorded, arguments.live)
     return 0

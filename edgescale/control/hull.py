@@ -23,6 +23,15 @@ def hull(cost: Sequence[float], quality: Sequence[float]) -> list[int]:
     return corners
 
 
+def front(cost: Sequence[float], quality: Sequence[float]) -> list[int]:
+    """What nothing as cheap is better than, cheapest first; of equals the first."""
+    kept: list[int] = []
+    for index in sorted(range(len(cost)), key=lambda i: (cost[i], -quality[i])):
+        if not kept or quality[index] > quality[kept[-1]] + 1e-12:
+            kept.append(index)
+    return kept
+
+
 def share_out(
     cost: Sequence[Sequence[float]], quality: Sequence[Sequence[float]], shares: Sequence[float], budget: float
 ) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -214,14 +215,20 @@ class LadderController:
 
 
 def _cost(policy: GeneratorPolicy, ladder: Ladder, difficulty: int, unit: Unit, longest: bool) -> tuple[float, float]:
-    """A ladder's cost as (for each token of the prompt, beside it). A variant asked twice reads the prompt once."""
-    each_prompt = rest = 0.0
+    """A ladder's cost as (for each token of the prompt, beside it). A variant asked twice reads the prompt once.
+
+    The longest time is one standard deviation above that of completions of mean length: a completion that a deadline
+    cuts off is lost, while token-bytes and energy are counted as they come.
+    """
+    each_prompt = rest = variance = 0.0
     seen = set()
     for stage in ladder.stages:
         variant = policy.variants[stage.variant]
         first, each = variant.rates(unit)
         rest += (stage.samples if longest else stage.asked[difficulty]) * variant.tokens[difficulty] * each
+        if longest and unit == "us":
+            variance += stage.samples * (variant.spread[difficulty] * each) ** 2
         if stage.variant not in seen:
             each_prompt += first * (1.0 if longest else stage.reached[difficulty])
         seen.add(stage.variant)
-    return each_prompt, rest
+    return each_prompt, rest + math.sqrt(variance)

@@ -22,7 +22,7 @@ from edgescale.control.generators import (
     Unit,
     VerifierFigures,
 )
-from edgescale.control.hull import hull
+from edgescale.control.hull import front, hull
 from edgescale.control.policy import DIFFICULTIES
 from edgescale.core.errors import UsageError
 from edgescale.laws.samples.stopping import Verifier
@@ -124,6 +124,7 @@ def _variants(table: Table, files: Mapping[str, str], share: Real, power_mw: flo
                 token_us=d.token_us,
                 load_us=round(d.load_us),
                 tokens=tuple(map(float, share @ d.tokens.mean(axis=1))),
+                spread=tuple(float(np.std(d.tokens[part > 0])) for part in share),
                 vote=_vote(d.right, d.answers),
                 power_mw=power_mw,
             )
@@ -180,17 +181,18 @@ def _verified(
 def _kept(
     candidates: Sequence[Scored], variants: Sequence[Generator], share: Real, prompt: Real, table: Table
 ) -> list[Scored]:
-    """Corners of the hulls of every bin and of all, in token-bytes and time, by mean and by longest cost."""
+    """For every bin and all, in token-bytes and time: corners of the hull by mean cost, the front by longest cost."""
     quality = np.array([one.worth for one in candidates])
     chosen: dict[int, None] = {}
     for unit in PLANNED:
         mean = costs(candidates, variants, prompt, unit)
         full = [Scored(o.plan, o.worth, *_full(o)) for o in candidates]
         longest = costs(full, variants, prompt, unit)
-        for cost in (mean, longest):
+        # A mean budget is met by mixing corners of the hull; a limit of a call takes the best that fits, corner or not.
+        for cost, best in ((mean, hull), (longest, front)):
             for group in (*range(DIFFICULTIES), slice(None)):
                 x, y = (values[:, group].reshape(len(candidates), -1).mean(axis=1) for values in (cost, quality))
-                chosen.update(dict.fromkeys(_thinned(hull(x.tolist(), y.tolist()))))
+                chosen.update(dict.fromkeys(_thinned(best(x.tolist(), y.tolist()))))
     order = sorted(chosen, key=lambda i: float(costs([candidates[i]], variants, prompt, "bytes").mean()))
     return [candidates[i] for i in order[:MAX_LADDERS]]
 

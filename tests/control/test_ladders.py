@@ -18,7 +18,7 @@ from edgescale.control.generators import (
     decode_generators,
     encode_generators,
 )
-from edgescale.control.hull import hull, share_out
+from edgescale.control.hull import front, hull, share_out
 from edgescale.control.ladder_choice import CREDIT, GeneratorRequest, LadderController
 from edgescale.control.request import Limit
 from edgescale.core.errors import UsageError
@@ -36,6 +36,15 @@ def test_a_corner_is_best_at_any_price(points, price):
     assert max(quality[i] - price * cost[i] for i in corners) == pytest.approx(best)
     assert [cost[i] for i in corners] == sorted(cost[i] for i in corners)
     assert max(quality[i] for i in corners) == max(quality)
+
+
+@given(NUMBERS, st.integers(0, 30).map(float))
+def test_the_front_holds_the_best_within_any_limit(points, limit):
+    cost, quality = zip(*points, strict=True)
+    kept = front(cost, quality)
+    assert max((quality[i] for i in kept if cost[i] <= limit), default=None) == max(
+        (q for c, q in points if c <= limit), default=None
+    )
 
 
 @settings(max_examples=60)
@@ -65,7 +74,7 @@ def test_a_mean_budget_is_shared_out_as_well_as_by_trying_everything(bins, budge
 def variant(name: str, size: int, token_us: float, **more) -> Generator:
     return Generator(
         name=name, file=f"{name}.onnx", bytes=size, prompt_us=token_us / 4, token_us=token_us, memory=size,
-        tokens=(10.0, 10.0, 20.0, 20.0), **more,
+        tokens=(10.0, 10.0, 20.0, 20.0), spread=(1.0, 2.0, 3.0, 4.0), **more,
     )  # fmt: skip
 
 
@@ -134,7 +143,10 @@ def longest(p: GeneratorPolicy, one: Ladder, d: int, prompt: int, unit: str) -> 
     for v in {s.variant for s in one.stages}:
         first, each = p.variants[v].rates(unit)
         total += prompt * first + sum(s.samples for s in one.stages if s.variant == v) * p.variants[v].tokens[d] * each
-    return total
+    spread = sum(
+        s.samples * (p.variants[s.variant].spread[d] * p.variants[s.variant].token_us) ** 2 for s in one.stages
+    )
+    return total + (spread**0.5 if unit == "us" else 0.0)
 
 
 @given(
