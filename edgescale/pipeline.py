@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgescale.advice import with_advice
-from edgescale.backends import load_backend
+from edgescale.backends import load_backend, tunes
 from edgescale.bundle.manifest import DatasetRecord
 from edgescale.bundle.pack import Context, Entry, check_destination, tool_versions, write_bundle
 from edgescale.cache import StageStore
@@ -35,6 +35,7 @@ class Request:
     `epochs` is how long recipes that train do so (None: as `finetune.Settings` says). `samples` is the number of
     inputs a device's cost is measured on; `memory` what back ends that plan memory are to be good at; `command`
     reproduces the run. `compare`: outputs are also compared with the reference where nothing depends on it.
+    `tune`: candidates that back ends which tune may time for each artifact.
     """
 
     models: tuple[Path, ...]
@@ -51,6 +52,7 @@ class Request:
     out: Path = Path("edgescale-out/bundle")
     command: str = ""
     compare: bool = False
+    tune: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _measured(
     evaluation: Evaluation,
 ) -> Entry:
     """Compile one variant for one target, prove it equal to the reference, measure and score it."""
-    artifact = stages.compile(variant, target, backend, request.memory)
+    artifact = stages.compile(variant, target, backend, request.memory, request.tune)
     inputs = evaluation.data.for_model(loaded)
     measurement = stages.profile(artifact, target, inputs, request.samples)
     environment = dict(measurement.environment)
@@ -245,6 +247,10 @@ def _check(request: Request) -> None:
             f"--memory {request.memory} shapes generated C; the targets asked for run with ONNX Runtime, which plans "
             "memory itself"
         )
+    backends = [load_backend(name) for target in request.targets for name in target.backends]
+    if request.tune and not any(tunes(backend) for backend in backends):
+        used = ", ".join(dict.fromkeys(backend.name for backend in backends))
+        raise UsageError(f"--tune {request.tune}: none of the back ends used ({used}) times candidates")
     names = [target.name for target in request.targets]
     if len(set(names)) != len(names):
         raise UsageError("two target profiles share a name; change `name` in one of them")

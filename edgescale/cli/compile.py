@@ -95,6 +95,14 @@ _METRICS = ", ".join(BUDGET_METRICS)
     multiple=True,
     help="Also write the tables to a .txt, .html or .svg file; repeatable.",
 )
+@click.option(
+    "--tune",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    help="Time up to N candidates of the kernels' tile for each artifact, where a back end does so (tvm). Records are "
+    "kept, so that a search that was interrupted goes on.",
+)
 @click.option("--calib", help="Calibration data: .npz, folder of .npy, or package.module:function.")
 @click.option(
     "--train",
@@ -142,6 +150,7 @@ def run_compile(
     sparsity: str | None = None,
     training: str | None = None,
     epochs: int | None = None,
+    tune: int = 0,
 ) -> int:
     """Compile, print, write the reports; the exit code."""
     from edgescale.cache import StageStore
@@ -171,6 +180,7 @@ def run_compile(
         out=out,
         command=shlex.join(command_line),
         compare=emit is not None,
+        tune=tune,
     )
     store = StageStore(enabled=not no_cache)
     with progress_bars(quiet=quiet or as_json) as progress:
