@@ -45,6 +45,11 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
+def tunes(backend: Backend) -> bool:
+    """Whether the back end can time candidates: `compile` then takes `tune` and `progress` (see `Backend`)."""
+    return bool(getattr(backend, "tunes", False))
+
+
 @cache
 def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgescale.advice import with_advice
-from edgescale.backends import load_backend
+from edgescale.backends import load_backend, tunes
 from edgescale.bundle.manifest import DatasetRecord
 from edgescale.bundle.pack import Context, Entry, check_destination, tool_versions, write_bundle
 from edgescale.cache import StageStore
@@ -41,6 +41,7 @@ class Request:
     reproduces the run. `compare`: outputs are also compared with the reference where nothing depends on it.
     `measure`: at most this share of the variants is made and measured, a law predicts the rest (`edgescale.guided`).
     `views`: changes of an image that leave its class as it is (see `runtime.views`).
+    `tune`: candidates that back ends which tune may time for each artifact.
     """
 
     models: tuple[Path, ...]
@@ -59,6 +60,7 @@ class Request:
     compare: bool = False
     measure: float = 1.0
     views: tuple[str, ...] = ()
+    tune: int = 0
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def _compiled(
     stages: Stages, request: Request, variant: Variant, target: Target, backend: str, inputs: Samples
 ) -> tuple[Artifact, Measurement]:
     """The artifact and its cost; with packed weights where those keep a flash budget that it breaks without."""
-    artifact = stages.compile(variant, target, backend, request.memory)
+    artifact = stages.compile(variant, target, backend, request.memory, request.tune)
     measurement = stages.profile(artifact, target, inputs, request.samples)
     limits = [limit for limit in request.budgets.of(target.name).constraints if limit.metric == "flash"]
     taken = measurement.metrics.get("flash")
@@ -329,6 +331,10 @@ def _check(request: Request) -> None:
         )
     if request.measure < 1 and not (request.evaluation or request.calibration):
         raise UsageError("--measure predicts quality, which needs data to measure it on: give --eval (or --calib)")
+    backends = [load_backend(name) for target in request.targets for name in target.backends]
+    if request.tune and not any(tunes(backend) for backend in backends):
+        used = ", ".join(dict.fromkeys(backend.name for backend in backends))
+        raise UsageError(f"--tune {request.tune}: none of the back ends used ({used}) times candidates")
     names = [target.name for target in request.targets]
     if len(set(names)) != len(names):
         raise UsageError("two target profiles share a name; change `name` in one of them")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgescale.backends import get_backend
+from edgescale.backends import get_backend, tunes
 from edgescale.compress import CompressStages, Prices
 from edgescale.core.errors import UsageError
 from edgescale.core.files import sha256_file, sha256_tree
@@ -95,12 +95,15 @@ class Stages(CompressStages):
             )
         return prices
 
-    def compile(self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced") -> Artifact:
-        """Have a back end turn a variant into an artifact for a target."""
+    def compile(
+        self, variant: Variant, target: Target, backend_name: str, memory: Memory = "balanced", tune: int = 0
+    ) -> Artifact:
+        """Have a back end turn a variant into an artifact for a target. tune: candidates to time, where it tunes."""
         backend = get_backend(backend_name)
+        extra: dict[str, Any] = {"tune": tune, "progress": self.progress} if tune and tunes(backend) else {}
 
         def build(directory: Path) -> Mapping[str, Any]:
-            artifact = backend.compile(variant, target, directory / "artifact", memory)
+            artifact = backend.compile(variant, target, directory / "artifact", memory, **extra)
             return {"kind": artifact.kind, "meta": dict(artifact.meta)}
 
         parts = {
@@ -108,6 +111,7 @@ class Stages(CompressStages):
             "target": target.sha256,
             "backend": [backend.name, backend.version()],
             "memory": memory if backend.plans_memory else "",
+            **({"tune": tune} if extra else {}),
         }
         stage = self.store.run("compile", parts, build)
         path = stage.path / "artifact"

@@ -107,8 +107,8 @@ def _compiler(flags: Sequence[str]) -> Compiler:
     return Compiler((*command, "cc", *flags), f"zig {zig_version()} (Clang) {' '.join(flags)}")
 
 
-def build_library(module: Any, kernels: Sequence[str], machine: Machine, out: Path) -> None:
-    """Compile a Relax module with the kernels it calls into the stripped shared library `out`.
+def build_library(module: Any, kernels: Sequence[str], machine: Machine, out: Path, flags: Sequence[str] = ()) -> None:
+    """Compile a Relax module with the kernels it calls into the stripped shared library `out`. flags: for the kernels.
 
     Raises RigError with what a compiler said.
     """
@@ -117,7 +117,7 @@ def build_library(module: Any, kernels: Sequence[str], machine: Machine, out: Pa
     executable = relax.build(relax.get_pipeline("zero")(module), target=machine.target())
     compiler = _compiler(machine.zig)
     with TemporaryDirectory(prefix="edgescale-tvm-") as folder:
-        objects = [_kernel_object(kernels, machine, Path(folder))] if kernels else []
+        objects = [_kernel_object(kernels, machine, Path(folder), flags)] if kernels else []
 
         def link(output: str, files: Sequence[str], **options: Any) -> None:
             arguments = [*_LINK, *(str(Path(file).resolve()) for file in files), "-o", str(Path(output).resolve())]
@@ -141,11 +141,11 @@ def without_sections(library: bytes) -> bytes:
     return bytes(kept)
 
 
-def _kernel_object(kernels: Sequence[str], machine: Machine, folder: Path) -> str:
+def _kernel_object(kernels: Sequence[str], machine: Machine, folder: Path, flags: Sequence[str] = ()) -> str:
     needs = [f"-DES_NEED_{name.removeprefix('es_').upper()}" for name in kernels]
     includes = [f"-I{firmware_root() / part}" for part in ("include/edgescale", "kernels/scalar")]
     made = folder / "es_tvm.o"
-    arguments = [*_FLAGS, f"-DES_OFFSET={machine.offset}", *needs, *includes, "-c", str(KERNELS / "es_tvm.c")]
+    arguments = [*_FLAGS, *flags, f"-DES_OFFSET={machine.offset}", *needs, *includes, "-c", str(KERNELS / "es_tvm.c")]
     compile_c(machine, [*arguments, "-o", str(made)], "TVM kernels", folder)
     return str(made)
 

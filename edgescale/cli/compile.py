@@ -103,6 +103,14 @@ _METRICS = ", ".join(BUDGET_METRICS)
     multiple=True,
     help="Also write the tables to a .txt, .html or .svg file; repeatable.",
 )
+@click.option(
+    "--tune",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    help="Time up to N candidates of the kernels' tile for each artifact, where a back end does so (tvm). Records are "
+    "kept, so that a search that was interrupted goes on.",
+)
 @click.option("--calib", help="Calibration data: .npz, folder of .npy, or package.module:function.")
 @click.option(
     "--train",
@@ -157,6 +165,7 @@ def run_compile(
     training: str | None = None,
     epochs: int | None = None,
     views: str | None = None,
+    tune: int = 0,
 ) -> int:
     """Compile, print, write the reports; the exit code."""
     from edgescale.cache import StageStore
@@ -188,6 +197,7 @@ def run_compile(
         compare=emit is not None,
         measure=measure,
         views=tuple((views or "").split()),
+        tune=tune,
     )
     store = StageStore(enabled=not no_cache)
     with progress_bars(quiet=quiet or as_json) as progress:

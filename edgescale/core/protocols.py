@@ -27,7 +27,8 @@ class Backend(Protocol):
 
     One that leaves some operators to another processor may also have `notes(model, target) -> list[str]`: a sentence
     for each, which `edgescale analyze` prints. Sentences under the key `notes` of an artifact's `meta` are printed by
-    `edgescale compile`.
+    `edgescale compile`. One with an attribute `tunes` that is true has a `compile` that also takes `tune`, how many
+    candidates to time on the target, and `progress`.
     """
 
     name: str

@@ -185,3 +185,11 @@ def test_a_truncated_file_is_one_sentence(edgescale: Callable, project: object, 
     whole.write_bytes(whole.read_bytes()[:2000])
     served = edgescale("run", tmp_path / "out", "--input", project.test, "-t", "host-litert")
     assert served.code == 1 and "model.tflite does not match its SHA-256" in served.err, "a bundle is whole or refused"
+
+
+def test_tuning_needs_a_back_end_that_tunes(edgescale: Callable, project: object, tmp_path: Path) -> None:
+    words = ["compile", project.model, "--calib", project.calib, "-r", "w8a8", "--out", tmp_path / "out"]
+    answer = edgescale(*words, "--emit", "onnx,c", "--tune", 3)
+    told = " ".join(answer.err.split())
+    assert answer.code == 2
+    assert "--tune 3: none of the back ends used (edgescale_onnx, edgescale_c) times candidates" in told

@@ -224,3 +224,43 @@ def test_without_vela_the_command_is_named(harness, tmp_path: Path, monkeypatch:
     with pytest.raises(MissingDependencyError, match=r"pip install 'edgescale\[ethosu\]'"):
         vela.run(tmp_path / "x.tflite", Npu("ethos-u55-128", "a", "b"), tmp_path)
     assert os.environ[vela.VARIABLE].endswith("nothing")
+
+
+def weighty(weights: np.ndarray) -> Program:
+    """A 3x3 convolution of 64 channels on 16x16 pixels."""
+    shape = (1, 16, 16, 64)
+    x, y = Tensor("x", shape, "int8", f32(0.05), 3), Tensor("y", shape, "int8", f32(0.4), -5)
+    scaling = fixedpoint.requant([x.scale * f32(0.01) / y.scale] * 64)
+    layer = Conv2D(
+        "conv", ("x",), "y", weights.astype(np.int8), np.zeros(64, np.int32), (1, 1), (1, 1), (1, 1, 1, 1), 1, scaling,
+        (-128, 127),
+    )  # fmt: skip
+    ports = [(Port(p.name, p.name, shape, (0, 1, 2, 3)),) for p in (x, y)]
+    return Program("net", {"x": x, "y": y}, ports[0], ports[1], (layer,))
+
+
+def test_sparse_and_narrow_weights_are_costs(compiler: None, tmp_path: Path) -> None:
+    """What selection and search read of an artifact knows zeros, narrow ranges and, on U85, the pattern 2:4."""
+    rng = np.random.default_rng(0)
+    dense = rng.integers(-127, 128, (64, 3, 3, 64))
+    dense[dense == 0] = 1
+    groups = dense.reshape(64, 3, 3, 16, 4).copy()
+    order = np.argsort(rng.random(groups.shape), axis=-1)
+    np.put_along_axis(groups, order[..., :2], 0, axis=-1)
+    half = dense * (rng.permutation(dense.size).reshape(dense.shape) % 2)
+    kinds = {"dense": dense, "2:4": groups.reshape(dense.shape), "half": half, "narrow": dense % 15 - 7}
+    cycles: dict[tuple[str, str], float] = {}
+    weights: dict[tuple[str, str], float] = {}
+    for name in ("ethos-u55-128", "ethos-u85-256"):
+        for kind, values in kinds.items():
+            out = tmp_path / f"{name}-{kind.replace(':', '')}"
+            program = weighty(values)
+            meta = compile_program(program, load_target(name), out)
+            artifact = Artifact("net", name, BACKEND.name, "ethosu", out, sha256_tree(out), meta)
+            found = get_rig("vela").measure(artifact, load_target(name), load_dataset_of(program)).metrics
+            cycles[name, kind], weights[name, kind] = found["cycles"].value, found["weights"].value
+        for kind in ("2:4", "half"):
+            assert weights[name, kind] < 0.8 * weights[name, "dense"]
+        assert weights[name, "narrow"] < 0.6 * weights[name, "dense"]
+    assert cycles["ethos-u85-256", "2:4"] < 0.7 * cycles["ethos-u85-256", "half"]
+    assert cycles["ethos-u55-128", "2:4"] > 0.95 * cycles["ethos-u55-128", "half"]

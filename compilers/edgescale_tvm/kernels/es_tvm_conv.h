@@ -86,7 +86,9 @@ ES_INLINE void es_positions(const es_task *t, const uint8_t *const *rows, int8_t
     if (n < t->channels) es_tile(t, rows, outputs, n, ES_ROWS, 1, bits);
 }
 #else
+#ifndef ES_ROWS
 #define ES_ROWS 4
+#endif
 #define ES_LANES 16
 
 ES_INLINE void es_tile(const es_task *t, const uint8_t *const *rows, int8_t *const *outputs, int32_t n, const int count,
