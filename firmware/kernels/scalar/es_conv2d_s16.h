@@ -80,7 +80,7 @@ ES_INLINE void es_conv2d_s16(const int16_t *in, int16_t *out, const es_window *g
     int16_t *y = out;
     ES_UNROLL_NOT
     for (int32_t oy = 0; oy < g->out_h; oy++) {
-        const int32_t iy = oy * g->stride_h - g->pad_top;
+        const int32_t iy = es_first_row(g, oy);
         const es_taps rows = es_real_taps(iy, g->k_h, g->dilation_h, g->in_h);
         int32_t ox = 0;
         ES_UNROLL_NOT
@@ -181,7 +181,7 @@ ES_INLINE void es_depthwise_s16(const int16_t *in, int16_t *out, const es_window
     int16_t *y = out;
     ES_UNROLL_NOT
     for (int32_t oy = 0; oy < g->out_h; oy++) {
-        const int32_t iy = oy * g->stride_h - g->pad_top;
+        const int32_t iy = es_first_row(g, oy);
         const es_taps rows = es_real_taps(iy, g->k_h, g->dilation_h, g->in_h);
         int32_t ox = 0;
         ES_UNROLL_NOT
