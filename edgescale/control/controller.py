@@ -61,21 +61,7 @@ class Controller:
         self._wanted = 256
         self._factors = [ONE] * count
         self._slow = ONE
-        self._table = [
-            (
-                option.quality if len(option.quality) > 1 else option.quality * 4,
-                option.steps[0].variant,
-                option.steps[0].time_us,
-                option.steps[0].energy_uj,
-                option.steps[1].variant if len(option.steps) > 1 else -1,
-                option.steps[1].time_us if len(option.steps) > 1 else 0,
-                option.steps[1].energy_uj if len(option.steps) > 1 else 0,
-                option.mean_us,
-                option.mean_uj,
-                option.memory,
-            )
-            for option in policy.options
-        ]
+        self._tables = [_table(policy, difficulty) for difficulty in range(4)]
 
     def decide(self, request: Request) -> Decision:
         """The option for a call under `request`; the smallest cost where nothing holds."""
@@ -94,10 +80,14 @@ class Controller:
         allowance, price = limit + self.surplus, exp2(self.price) >> 12
         current, extra = self.current, self.policy.hysteresis
         by_time = deadline > 0 or energy == 0
-        best, best_rank, best_value, common = 0, 9, 0, -1
-        wanted, wanted_value = 256, -(1 << 62)
-        fails = []
-        for index, (qualities, v, time, joules, v2, time2, joules2, mean_us, mean_uj, bytes_) in enumerate(self._table):
+        best, best_rank, best_value, best_fail, common = 0, 9, 0, 0, -1
+        wanted, wanted_value, wanted_index = 256, -(1 << 62) if limit else 1 << 62, 0
+        table = self._tables[difficulty]
+        first_fail = -1
+        for index, quality, v, time, joules, v2, time2, joules2, mean_us, mean_uj, bytes_ in table:
+            # Cost only lowers the value, so what follows cannot reach what was found.
+            if best_rank == 0 and quality + extra < best_value and quality < wanted_value and not cheapest:
+                break
             # `scaled`, written out and saturated once at the end: this loop is what a decision takes.
             scale = scales[v]
             worst, spent = (time * scale) >> 12, (joules * scale) >> 12
@@ -116,7 +106,6 @@ class Controller:
                 worst = U32_MAX
             if spent > U32_MAX:
                 spent = U32_MAX
-            quality = qualities[difficulty]
             if bytes_ > memory:
                 fail |= _MEMORY
             if deadline and worst > deadline:
@@ -138,8 +127,8 @@ class Controller:
                     if ratio > MOST_RATIO:
                         ratio = MOST_RATIO
                     value -= price * ratio >> 8
-                    if not fail and value > wanted_value:
-                        wanted, wanted_value = ratio, value
+                    if not fail and (value > wanted_value or (value == wanted_value and index < wanted_index)):
+                        wanted, wanted_value, wanted_index = ratio, value, index
                     if cost > allowance:
                         fail |= _MEAN
             if index == current and not cheapest:
@@ -153,11 +142,20 @@ class Controller:
             else:
                 rank, value = (3 if fail & _DEMOTED else 2), -(worst if by_time else spent)
             common &= fail
-            fails.append(fail)
-            if rank < best_rank or (rank == best_rank and value > best_value):
-                best, best_rank, best_value = index, rank, value
+            if first_fail < 0:
+                first_fail = fail
+            if rank < best_rank or (
+                rank == best_rank and (value > best_value or (value == best_value and index < best))
+            ):
+                best, best_rank, best_value, best_fail = index, rank, value, fail
         held = best_rank == 0
-        binding = self._in_the_way(best, fails, difficulty, limit > 0) if held else (common or fails[best])
+        if not held:
+            binding = common or best_fail
+        elif table[0][1] <= quality_at(self.policy.options[best].quality, difficulty):
+            binding = 0
+        else:
+            # What keeps the best option of all from being chosen.
+            binding = first_fail or (_MEAN if limit > 0 else 0)
         self._wanted = wanted
         self._request = request
         self._decision = Decision(best, held, Limit(binding), base)
@@ -235,17 +233,6 @@ class Controller:
     def _load_us(self, v: int) -> int:
         return scaled(self.policy.variants[v].load_us, scaled(self._factors[v], self._slow))
 
-    def _in_the_way(self, chosen: int, fails: list[int], difficulty: int, paced: bool) -> int:
-        """What keeps the best of the options that are better than the chosen one from being chosen."""
-        options = self.policy.options
-        best, quality = -1, quality_at(options[chosen].quality, difficulty)
-        for index, option in enumerate(options):
-            if (other := quality_at(option.quality, difficulty)) > quality:
-                best, quality = index, other
-        if best < 0:
-            return 0
-        return fails[best] or (_MEAN if paced else 0)
-
     def _pace(self, us: int, microjoules: int) -> None:
         """Keep account of the mean cost: what is unspent, and the price of cost in quality."""
         request = self._request
@@ -257,3 +244,14 @@ class Controller:
         self.surplus = min(max(self.surplus + limit - spent, -I32_MAX), most)
         step = (min(self._wanted, 2048) - 256) * 16
         self.price = min(max(self.price + step, 0), MOST_PRICE)
+
+
+def _table(policy: Policy, difficulty: int) -> list[tuple[int, ...]]:
+    """Each option as a decision reads it, the best of this difficulty first: index, quality, costs, memory."""
+    rows = []
+    for index, option in enumerate(policy.options):
+        step, *others = option.steps
+        second = (others[0].variant, others[0].time_us, others[0].energy_uj) if others else (-1, 0, 0)
+        costs = (step.variant, step.time_us, step.energy_uj, *second, option.mean_us, option.mean_uj, option.memory)
+        rows.append((index, quality_at(option.quality, difficulty), *costs))
+    return sorted(rows, key=lambda row: (-row[1], row[0]))
