@@ -22,7 +22,6 @@ from edgescale.sources import DataSource, LoadedModel, ModelSource
 CALIBRATED = 256
 """Training samples that activation ranges are taken from where no calibration data is given."""
 
-
 Prices = Mapping[str, float]
 """{node: instructions of one of its multiply-accumulates on a target}."""
 
@@ -58,10 +57,11 @@ class CompressStages:
         if loaded.quantized:
             return loaded.variant
         dense = loaded
+        kept: Mapping[str, Any] = {}
         if recipe.sparsity and recipe.recovery != "gmp":
-            loaded = self.sparsify(loaded, recipe, calibration, prices)
+            loaded, kept = self._sparsify(loaded, recipe, calibration, prices)
         if recipe.recovery:
-            loaded = self._recover(dense, loaded, recipe, calibration, training, prices)
+            loaded = self._recover(dense, loaded, kept, recipe, calibration, training, prices)
         if recipe.is_float:
             return replace(loaded.variant, recipe=recipe)
         if recipe.trained:
@@ -95,17 +95,11 @@ class CompressStages:
         )
         return Variant(loaded.variant.model, recipe, path, sha256_file(path), layers)
 
-    def sparsify(
-        self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None, prices: Prices | None = None
-    ) -> LoadedModel:
-        """The float model with the recipe's channels and weights taken out."""
-        path = self._sparse(loaded, recipe, calibration, prices).path / "model.onnx"
-        variant = replace(loaded.variant, path=path, sha256=sha256_file(path))
-        return replace(loaded, source=ModelSource(path, loaded.variant.model), variant=variant)
-
-    def _sparse(
+    def _sparsify(
         self, loaded: LoadedModel, recipe: Recipe, calibration: DataSource | None, prices: Prices | None
-    ) -> Stage:
+    ) -> tuple[LoadedModel, Mapping[str, Any]]:
+        """The float model with the recipe's channels and weights taken out, and which channels of each layer are left
+        ({node: indices}, empty where none went)."""
         if calibration is None:
             raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
         samples = calibration.for_model(loaded)
@@ -124,24 +118,27 @@ class CompressStages:
             "calibration": samples.fingerprint,
             "prices": prices,
         }
-        return self.store.run("sparsify", parts, build)
+        stage = self.store.run("sparsify", parts, build)
+        return _changed(loaded, stage.path / "model.onnx"), stage.result.get("kept", {})
 
     def _recover(
         self,
         dense: LoadedModel,
         pruned: LoadedModel,
+        kept: Mapping[str, Any],
         recipe: Recipe,
         calibration: DataSource | None,
         training: Training | None,
         prices: Prices | None,
     ) -> LoadedModel:
-        """The pruned float model (for `gmp`: the one that will be) trained towards the dense one's answers."""
+        """The pruned float model (for `gmp`: the one that will be) trained towards the dense one's answers.
+
+        kept: channels left of each layer, for the comparison of inner activations.
+        """
         chosen = _needed(training, recipe)
         if calibration is None:
             raise UsageError(f"recipe {recipe} needs calibration data: give --calib")
         samples, observed = chosen.data.for_model(dense), calibration.for_model(dense)
-        # What was left of each layer, for the comparison of inner activations.
-        report = self._sparse(dense, recipe, calibration, prices).result if recipe.recovery != "gmp" else {}
 
         def build(directory: Path, folder: Path) -> Mapping[str, Any]:
             from edgescale.finetune.recover import prune_and_recover, recover
@@ -158,7 +155,7 @@ class CompressStages:
             else:
                 made = recover(
                     teacher, pruned.source.model, data, chosen.settings, self.progress,
-                    zeros=zeros, method=recipe.recovery, kept=report.get("kept"), keep=folder / "run.pt",
+                    zeros=zeros, method=recipe.recovery, kept=kept, keep=folder / "run.pt",
                 )  # fmt: skip
             save_model(made, directory / "model.onnx")
             return found
@@ -172,9 +169,7 @@ class CompressStages:
             "training": samples.fingerprint,
             "settings": asdict(chosen.settings),
         }
-        path = self._long("recover", parts, build).path / "model.onnx"
-        variant = replace(dense.variant, path=path, sha256=sha256_file(path))
-        return replace(dense, source=ModelSource(path, dense.variant.model), variant=variant)
+        return _changed(dense, self._long("recover", parts, build).path / "model.onnx")
 
     def _train(
         self,
@@ -228,6 +223,12 @@ class CompressStages:
         stage = self.store.run(name, parts, resumed)
         rmtree(folder, ignore_errors=True)
         return stage
+
+
+def _changed(loaded: LoadedModel, path: Path) -> LoadedModel:
+    """The same model with what `path` holds for its graph."""
+    variant = replace(loaded.variant, path=path, sha256=sha256_file(path))
+    return replace(loaded, source=ModelSource(path, loaded.variant.model), variant=variant)
 
 
 def _needed(training: Training | None, recipe: Recipe) -> Training:

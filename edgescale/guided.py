@@ -7,7 +7,7 @@ weight and the share of the multiply-accumulates left; `select.search` chooses w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -19,7 +19,6 @@ from edgescale.sources import LoadedModel
 
 Figure = tuple[Literal["accuracy", "error"], float]
 """A measured quality by name; of accuracy more is better, of error less."""
-
 
 LEVEL = 0.9
 """Of the intervals."""
@@ -68,8 +67,8 @@ def explore(
     """Measure at most `share` of the candidates: those that fix the law first, then those that may be on the front.
 
     measure: the quality of one, None where it could not be made; samples: how many it is a share of, None where it is
-    none. Raises UsageError where the law cannot tell the
-    candidates apart or the share is too small to fit it.
+    none. Raises UsageError where there is nothing to predict, the law cannot tell the candidates apart or the share is
+    too small to fit it; nothing is measured then.
     """
     # Imported here: a compile that measures all must not wait for SciPy or ONNX.
     import numpy as np
@@ -77,12 +76,13 @@ def explore(
     from edgescale.laws.forms.family import family_form, family_holds
     from edgescale.select.search import guided_search
 
-    table = _known(candidates)
+    weights = {loaded.variant.model: _weights(loaded) for loaded, _ in candidates}
+    table = _known(candidates, weights)
     varying = [name for name, values in table.items() if len(set(values)) > 1]
     if not varying:
         raise UsageError("--measure predicts from variants that differ; give several models or recipes")
     form = family_form(varying)
-    sizes = [_weight_bytes(*candidate) for candidate in candidates]
+    sizes = [_weight_bytes(weights[loaded.variant.model], recipe) for loaded, recipe in candidates]
     metrics: list[Literal["accuracy", "error"]] = []
 
     def error(index: int) -> float:
@@ -99,9 +99,8 @@ def explore(
     )
     metric = metrics[0] if metrics else "accuracy"
     predictions = []
-    for index in set(range(len(candidates))) - set(found.measured) if not found.trouble else ():
-        errors = found.predicted[index], found.low[index], found.high[index]
-        value, low, high = map(float, errors)
+    for index in sorted(set(range(len(candidates))) - set(found.measured)) if not found.trouble else ():
+        value, low, high = (float(side[index]) for side in (found.predicted, found.low, found.high))
         if metric == "accuracy":
             value, low, high = (min(max(1.0 - each, 0.0), 1.0) for each in (value, high, low))
         loaded, recipe = candidates[index]
@@ -110,8 +109,10 @@ def explore(
     return Exploration(len(found.measured), len(candidates), form.equation, tuple(predictions), found.trouble)
 
 
-def _known(candidates: Sequence[tuple[LoadedModel, Recipe]]) -> dict[str, list[float]]:
+def _known(candidates: Sequence[tuple[LoadedModel, Recipe]], weights: Mapping[str, int]) -> dict[str, list[float]]:
     """The law's inputs of each candidate. Raises UsageError where two share them all, or sparsity is of many kinds."""
+    if not candidates:
+        raise UsageError("--measure predicts what recipes do to float models; those given arrived quantized")
     kinds = {_kind(recipe) for _, recipe in candidates} - {()}
     if len(kinds) > 1:
         raise UsageError(
@@ -120,15 +121,15 @@ def _known(candidates: Sequence[tuple[LoadedModel, Recipe]]) -> dict[str, list[f
         )
     seen: dict[tuple[float, float, float], str] = {}
     for loaded, recipe in candidates:
-        key = (float(_weights(loaded)), _bits(recipe), _kept(recipe))
+        key = (float(weights[loaded.variant.model]), _bits(recipe), _kept(recipe))
         name = f"{loaded.variant.model}-{recipe}"
         if (other := seen.setdefault(key, name)) != name:
             raise UsageError(
                 f"--measure: {other} and {name} have the same weights, bits and sparsity, by which the law knows them; "
                 "leave one out, or measure all"
             )
-    weights, bits, kept = zip(*seen, strict=True)
-    return {"N": list(weights), "P_w": [min(b, ENOUGH) for b in bits], "kept": list(kept)}
+    count, bits, kept = zip(*seen, strict=True)
+    return {"N": list(count), "P_w": [min(b, ENOUGH) for b in bits], "kept": list(kept)}
 
 
 def _kind(recipe: Recipe) -> tuple[str, ...]:
@@ -162,7 +163,7 @@ def _weights(loaded: LoadedModel) -> int:
     return max(1, sum(prod(shape_of(value) or ()) for value in dict.fromkeys(constants)))
 
 
-def _weight_bytes(loaded: LoadedModel, recipe: Recipe) -> int:
+def _weight_bytes(weights: int, recipe: Recipe) -> int:
     """Of channels that are cut off nothing is stored; zeros are stored like other weights."""
     channels = prod(part.share for part in recipe.sparsity if part.pattern == "channels")
-    return max(1, round(_weights(loaded) * channels * _bits(recipe) / 8))
+    return max(1, round(weights * channels * _bits(recipe) / 8))

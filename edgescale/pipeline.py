@@ -133,10 +133,10 @@ def compile_models(request: Request, store: StageStore, progress: Progress = SIL
     ]
     exploration = None
     if request.measure < 1:
-        for loaded, recipe in [each for each in candidates if each[0].quantized]:
-            make(loaded, recipe)
         floats = [each for each in candidates if not each[0].quantized]
         exploration = explore(floats, make, request.measure, evaluation.counted(models[0]))
+        for loaded, recipe in [each for each in candidates if each[0].quantized]:
+            make(loaded, recipe)
         asked = {f"{loaded.variant.model}-{recipe}": place for place, (loaded, recipe) in enumerate(candidates)}
         entries.sort(key=lambda entry: asked.get(entry.variant.name, len(asked)))
     else:
@@ -323,17 +323,15 @@ def _check(request: Request) -> None:
     stems = [path.stem for path in request.models]
     if len(set(stems)) != len(stems):
         raise UsageError("two models share a file name; variants are named after it, so rename one")
-    planned = [name for target in request.targets for name in target.backends if load_backend(name).plans_memory]
-    if request.memory != "balanced" and not planned:
+    backends = [load_backend(name) for target in request.targets for name in target.backends]
+    used = ", ".join(dict.fromkeys(backend.name for backend in backends))
+    if request.memory != "balanced" and not any(backend.plans_memory for backend in backends):
         raise UsageError(
-            f"--memory {request.memory} shapes generated C; the targets asked for run with ONNX Runtime, which plans "
-            "memory itself"
+            f"--memory {request.memory} shapes generated C; the back ends used ({used}) leave memory to their run times"
         )
     if request.measure < 1 and not (request.evaluation or request.calibration):
         raise UsageError("--measure predicts quality, which needs data to measure it on: give --eval (or --calib)")
-    backends = [load_backend(name) for target in request.targets for name in target.backends]
     if request.tune and not any(tunes(backend) for backend in backends):
-        used = ", ".join(dict.fromkeys(backend.name for backend in backends))
         raise UsageError(f"--tune {request.tune}: none of the back ends used ({used}) times candidates")
     names = [target.name for target in request.targets]
     if len(set(names)) != len(names):

@@ -21,18 +21,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-os.environ["TVM_NUM_THREADS"] = "1"
-
 import numpy as np
-from bench_tvm import Contender, imported, latencies, onnx_runtime, variants_of
+from contenders import MAKERS, Contender, compiled, latencies, onnx_runtime, variants_of
 
 from edgescale.core.dataset import Dataset
 from edgescale.core.errors import EdgescaleError
@@ -54,86 +50,6 @@ class Row:
     variant: Variant
     artifact: Artifact | None
     target: str
-
-
-def compiled(backend: str, target: str, variant: Variant, folder: Path) -> Artifact:
-    """What a back end makes of a variant. Raises EdgescaleError where it is not installed or refuses."""
-    from edgescale.backends import get_backend
-
-    return get_backend(backend).compile(variant, load_target(target), folder)
-
-
-def by_onnx_runtime(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, Artifact]:
-    """ONNX Runtime as the back end opens it."""
-    return onnx_runtime("", variant, x), compiled("edgescale_onnx", "host", variant, folder)
-
-
-def by_litert(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, Artifact]:
-    """LiteRT's default kernels, one thread, stored units in and out."""
-    from edgescale.rigs.litert import file_of, open_interpreter
-    from edgescale.rigs.ports import to_stored
-
-    artifact = compiled("edgescale_tflite", "host-litert", variant, folder)
-    interpreter = open_interpreter(file_of(artifact), reference_kernels=False)
-    port, made = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-    stored = to_stored(artifact.meta["inputs"][0], x)
-
-    def run() -> None:
-        interpreter.set_tensor(port, stored)
-        interpreter.invoke()
-
-    size = file_of(artifact).stat().st_size
-    return Contender("", size, run, lambda: np.asarray(interpreter.get_tensor(made))), artifact
-
-
-def by_tvm(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, Artifact]:
-    """Our kernels in TVM's virtual machine, stored units in and out."""
-    artifact = compiled("edgescale_tvm", "host-tvm", variant, folder)
-    import tvm
-
-    from edgescale.rigs.ports import to_stored
-    from edgescale.rigs.tvm import library_of, open_machine
-
-    main = open_machine(library_of(artifact))["main"]
-    stored = tvm.runtime.tensor(to_stored(artifact.meta["inputs"][0], x))
-    size, note = library_of(artifact).stat().st_size, artifact.meta["instructions"]
-    return Contender("", size, lambda: main(stored), lambda: main(stored).numpy(), note), artifact
-
-
-def by_tvms_import(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, None]:
-    """TVM's own importer. Raises EdgescaleError with its last words where it refuses."""
-    from edgescale.backends import get_backend
-
-    get_backend("edgescale_tvm")
-    folder.mkdir(parents=True)
-    try:
-        made = imported(folder.name, variant, x, folder)
-        made.run()
-    except Exception as error:  # another tool's refusal is a figure too
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise EdgescaleError(lines[-1] if lines else type(error).__name__) from None
-    return made, None
-
-
-def by_generated_c(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, Artifact]:
-    """Portable C built for this machine; bytes of its weights."""
-    from edgescale.rigs.host_c import HostModel
-    from edgescale.rigs.ports import to_stored
-
-    artifact = compiled("edgescale_c", "cortex-m3", variant, folder)
-    model = HostModel(artifact)
-    stored = to_stored(artifact.meta["inputs"][0], x)
-    size = int(artifact.meta["weights_bytes"])
-    return Contender("", size, lambda: model.run_stored(stored), lambda: model.run_stored(stored), "weights"), artifact
-
-
-MAKERS: tuple[tuple[str, str, Callable[..., tuple[Contender, Artifact | None]]], ...] = (
-    ("onnx", "host", by_onnx_runtime),
-    ("tflite", "host-litert", by_litert),
-    ("tvm", "host-tvm", by_tvm),
-    ("import", "host-tvm", by_tvms_import),
-    ("c", "cortex-m3", by_generated_c),
-)
 
 
 def contenders(variants: dict[str, Variant], x: np.ndarray, folder: Path) -> tuple[dict[str, Row], list[str]]:

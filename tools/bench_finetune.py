@@ -9,10 +9,11 @@
 conv: top-1 on the 10,000 test images of the float model, its post-training form and the trained one (in ONNX Runtime),
 how many of the trained network's own predictions the written file gives, seconds of training on one thread.
 
-vit: learned scales (LSQ) against statistic scales, annealing and query-key reparameterization (OFQ), added one by
-one, at equal epochs, data, rates and distillation: changes of a weight's integer per weight and epoch ("flips"), those
-that undo the change before ("oscillations"), in the last epoch and over the epochs in which annealing acts. With
---seeds N each case is trained N times (data and order drawn anew) and differences are paired by seed.
+vit: learned scales (LSQ; `layer`: one a layer, as published) against statistic scales, annealing and query-key
+reparameterization (OFQ), added one by one, at equal epochs, data, rates and distillation: changes of a weight's integer
+per weight and epoch ("flips"), those that undo the change before ("oscillations"), in the last epoch and over the
+epochs in which annealing acts. With --seeds N each case is trained N times (data and order drawn anew) and differences
+are paired by seed.
 
 data: writes train.npz and calibration.npz, cut from the train split, and test.npz, the whole test split, for
 `edgescale compile MODEL --recipe w4a8-qat --train train.npz --calib calibration.npz --eval test.npz`.
@@ -144,7 +145,8 @@ def vit(options: argparse.Namespace, data: Data, folder: Path) -> None:
     base = replace(settings_of(options), annealing=0.0)
     calm = options.annealing
     cases = {
-        "lsq": ("LSQ", replace(base, scales="lsq")),
+        "layer": ("LSQ, one step a layer", replace(base, scales="lsq")),
+        "lsq": ("LSQ, one a channel", replace(base, scales="lsq")),
         "statsq": ("StatsQ", replace(base, scales="statsq")),
         "cga": ("StatsQ, annealing", replace(base, scales="statsq", annealing=calm)),
         "ofq": ("OFQ: and query-key", replace(base, scales="statsq", annealing=calm)),
@@ -163,9 +165,9 @@ def vit(options: argparse.Namespace, data: Data, folder: Path) -> None:
         for name in found:
             label, settings = cases[name]
             print(f"{label}, seed {seed}", flush=True)
-            steps = ("qkr",) if name == "ofq" else ()
-            chosen = replace(settings, seed=seed)
-            made = run(options.model, sample, replace(recipe, steps=steps), chosen, folder, watch=True)
+            asked = replace(recipe, steps=("qkr",) if name == "ofq" else ())
+            asked = replace(asked, group="tensor") if name == "layer" else asked
+            made = run(options.model, sample, asked, replace(settings, seed=seed), folder, watch=True)
             tail = made.epochs[-last:]
             means = [float(np.mean([epoch[key] for epoch in tail])) for key in ("flips", "oscillations")]
             ends = [made.epochs[-1][key] for key in ("flips", "oscillations")]
@@ -213,7 +215,7 @@ def main() -> None:
     parser.add_argument("what", choices=["conv", "vit", "data"])
     parser.add_argument("--sizes", default="small,medium,large", help="conv: which of the family")
     parser.add_argument("--model", type=Path, default=ROOT / "build" / "vit" / "vit.onnx", help="vit: the float model")
-    parser.add_argument("--cases", default="lsq,ofq", help="vit: of lsq, statsq, cga, ofq")
+    parser.add_argument("--cases", default="lsq,ofq", help="vit: of layer, lsq, statsq, cga, ofq")
     parser.add_argument("--recipe", help="default: w4a8-qat for conv, w3a8-qat for vit")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--images", type=int, default=20_000, help="training images")

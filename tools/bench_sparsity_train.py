@@ -146,7 +146,7 @@ def prices(dense: Model, base: Cost) -> dict[str, float]:
     from edgescale.sparsify.shrink import layer_macs
 
     counts = layer_macs(find_structure(dense.ir.graph), ())
-    return {name: base.layers[name][0] / count for name, count in counts.items() if name in base.layers}
+    return {name: base.layers[name].instructions / count for name, count in counts.items() if name in base.layers}
 
 
 def rounded(model: Model, calibration: Dataset) -> Model:

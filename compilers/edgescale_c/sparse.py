@@ -34,6 +34,18 @@ _WORTH = 0.95
 PIXELS = 4
 """That a convolution finishes in a pass over its weights."""
 
+_CHANNEL_BYTES = 9
+"""Bias, multiplier and shift."""
+_LOADS = 0.12
+"""Of what convolutions that skip do, more are loads of several words, which take a cycle a word: by the cycle tables of
+Cortex-M3 and M4 (edgescale/rigs) as many instructions as this must go before the time does."""
+_CONSTANT = 10
+"""Instructions of a channel without weights."""
+_ALL_PAIRS = 44
+"""Instructions that all pairs of a block's taps cost in the columns of four pixels, beyond the dense kernel's two."""
+_MOST_ENTRIES = 2**15
+"""Of an output: so many are counted in any form."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -116,10 +128,6 @@ def _dense_bytes(rows: Table, bits: int) -> int:
     return int(-(-outputs // 2) * 2 * -(-taps // 4) * 4 * bits // 8 + _CHANNEL_BYTES * outputs)
 
 
-_CHANNEL_BYTES = 9
-"""Bias, multiplier and shift."""
-
-
 def compare_convolution(rows: Table, pixels: int, bits: int, pack: bool) -> Comparison:
     """For weights [O, taps], of `bits` bits in the dense kernel, of a convolution of `pixels` outputs a channel."""
     outputs, quads = len(rows), -(-rows.shape[1] // sparse_tables.QUAD)
@@ -143,24 +151,18 @@ def compare_convolution(rows: Table, pixels: int, bits: int, pack: bool) -> Comp
     return Comparison(dense, taken, passes, zeros, tuple(found), pack)
 
 
-_LOADS = 0.12
-"""Of what convolutions that skip do, more are loads of several words, which take a cycle a word: by the cycle tables of
-Cortex-M3 and M4 (edgescale/rigs) as many instructions as this must go before the time does."""
-_CONSTANT = 10
-"""Instructions of a channel without weights."""
-_ALL_PAIRS = 44
-"""Instructions that all pairs of a block's taps cost in the columns of four pixels, beyond the dense kernel's two."""
-
-
 def compare_product(rows: Table, count: int, bits: int, pack: bool) -> Comparison:
     """For weights [O, taps], of `bits` bits in the dense kernel, of a fully connected layer of `count` rows."""
     outputs, quads = len(rows), -(-rows.shape[1] // sparse_tables.QUAD)
     dense = outputs / 8 * (31.0 * quads + 3 * -(-quads // 4)) + 22 * outputs
     zeros = float((rows == 0).mean())
+    taken = _dense_bytes(rows, bits)
+    if zeros < LEAST:
+        return Comparison(dense, taken, count, zeros, ())
     found = []
     for kernel, unit, packed in ((ENTRIES, "single weights", False), (PACKED, "single weights, packed,", True)):
-        counts = sparse_tables.entry_counts(rows, packed) if zeros >= LEAST else np.zeros(0)
-        if zeros >= LEAST and int(counts.max()) < _MOST_ENTRIES:
+        counts = sparse_tables.entry_counts(rows, packed)
+        if int(counts.max()) < _MOST_ENTRIES:
             size, words, base, group = (8, 3, 28, 35) if packed else (4, 2, 22, 17)
             pairs = -(-counts // 2)
             whole = pairs // (size // 2)
@@ -168,8 +170,4 @@ def compare_product(rows: Table, count: int, bits: int, pack: bool) -> Compariso
             cost = float((base + group * whole + 18 * (left >= 2) + 8 * (left % 2)).sum())
             nbytes = 4 * int((words * whole + 2 * (left >= 2) + left % 2).sum()) + (2 + _CHANNEL_BYTES) * outputs
             found.append(Candidate(kernel, unit, cost, nbytes))
-    return Comparison(dense, _dense_bytes(rows, bits), count, zeros, tuple(found), pack)
-
-
-_MOST_ENTRIES = 2**15
-"""Of an output: so many are counted in any form."""
+    return Comparison(dense, taken, count, zeros, tuple(found), pack)

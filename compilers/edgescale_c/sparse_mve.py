@@ -10,7 +10,7 @@ from edgescale.lower.program import Conv2D, Program
 from edgescale_c import sparse
 from edgescale_c.constants import Table
 from edgescale_c.geometry import window
-from edgescale_c.sparse_tables import live_quads
+from edgescale_c.sparse_tables import live_quads, quads_of
 
 BLOCKS = "conv2d_s8_mve_sparse_blocks"
 
@@ -62,9 +62,7 @@ def compare(program: Program, layer: Conv2D) -> sparse.Comparison:
 
 def tables(rows: Table) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Weights [O, taps] -> weights [blocks, 4], places [blocks] and counts [O filled up to an even number]."""
-    outputs, taps = rows.shape
-    full = np.zeros((outputs, -(-taps // _FOUR), _FOUR), np.int8)
-    full.reshape(outputs, -1)[:, :taps] = rows
+    outputs, full = len(rows), quads_of(rows)
     weights: list[npt.NDArray[np.int8]] = [np.zeros((0, _FOUR), np.int8)]
     places: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
     counts = np.zeros(outputs + outputs % 2, np.uint8)

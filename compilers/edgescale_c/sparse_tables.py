@@ -80,7 +80,7 @@ def block_stream(rows: Table, channels: Channels) -> Words:
     """Weights [O, taps] for es_gemm_blocks_s8, flat. Raises OutOfDomainError."""
     if not blocks_fit(rows):
         raise OutOfDomainError(f"more than {_MOST} blocks, or blocks of zeros, in a row, or {_REACH} blocks of taps")
-    quads, live = _quads(rows), live_quads(rows)
+    quads, live = quads_of(rows), live_quads(rows)
     stream, places, before = _Stream(), list[int](), 0
     for channel, mask in enumerate(live):
         at = np.flatnonzero(mask)
@@ -114,7 +114,7 @@ def blocks_fit(rows: Table) -> bool:
 def pair_stream(rows: Table, channels: Channels) -> Words:
     """Weights [O, taps] for es_gemm_pairs_s8, flat."""
     stream = _Stream()
-    for channel, quads in enumerate(_quads(rows)):
+    for channel, quads in enumerate(quads_of(rows)):
         entries = _pair_entries(quads)
         if not entries:
             stream.follow(_CONSTANT)
@@ -142,7 +142,7 @@ def pair_stream(rows: Table, channels: Channels) -> Words:
 
 def pair_counts(rows: Table) -> npt.NDArray[np.int64]:
     """Pairs of each channel of weights [O, taps], those that bridge zeros among them; [O]."""
-    masks = (_quads(rows) != 0) @ (1 << np.arange(QUAD))
+    masks = (quads_of(rows) != 0) @ (1 << np.arange(QUAD))
     counts = np.zeros(len(rows), np.int64)
     for channel, mask in enumerate(masks):
         blocks = np.flatnonzero(mask)
@@ -275,7 +275,7 @@ def _entries(row: Table, most: int) -> list[tuple[int, int]]:
     return entries
 
 
-def _quads(rows: Table) -> npt.NDArray[np.int8]:
+def quads_of(rows: Table) -> npt.NDArray[np.int8]:
     """[O, quads, 4], filled with zeros."""
     outputs, taps = rows.shape
     full = np.zeros((outputs, -(-taps // QUAD) * QUAD), np.int8)
@@ -285,4 +285,4 @@ def _quads(rows: Table) -> npt.NDArray[np.int8]:
 
 def live_quads(rows: Table) -> npt.NDArray[np.bool_]:
     """Which blocks of four taps of weights [O, taps] hold any; [O, blocks]."""
-    return np.asarray((_quads(rows) != 0).any(axis=2))
+    return np.asarray((quads_of(rows) != 0).any(axis=2))

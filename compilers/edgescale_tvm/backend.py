@@ -29,8 +29,7 @@ class TvmBackend:
 
     The artifact's `meta`, also in artifact.json: `library` (its file) and `library_sha256`, `triple`, `instructions`
     (the vector instructions of its kernels), `kernels`, `weights_bytes` (weights and parameters in it), `tuning` where
-    it was tuned, and ports
-    with shape, axes and quantization as the C back end describes them.
+    it was tuned, and ports with shape, axes and quantization as `lower.ports` describes them.
     """
 
     name = "edgescale_tvm"

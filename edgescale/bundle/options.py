@@ -39,6 +39,7 @@ HYSTERESIS = 33
 FEWEST_SAMPLES = 100
 """Evaluation samples below which no cascade is proposed, and no views."""
 PAYS = 2.0
+"""Standard errors above which the answers that views win are no chance."""
 
 
 @dataclass(frozen=True)

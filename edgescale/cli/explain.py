@@ -11,6 +11,7 @@ from edgescale.bundle import Bundle, EntryRecord, open_bundle
 from edgescale.cli.common import console, json_option, print_json
 from edgescale.core.budget import parse_budget
 from edgescale.core.errors import UsageError
+from edgescale.core.measurement import SHARES
 from edgescale.select import Candidate, Selection, select
 
 
@@ -197,7 +198,7 @@ def _explain_layer(bundle: Bundle, wanted: str, target: str | None, as_json: boo
         table.add_column(heading, overflow="fold")
     for entry, layer, total in found:
         for metric, quantity in layer.metrics.items():
-            share = f"{quantity.value / total[metric]:.1%}" if total[metric] and metric != "density" else "-"
+            share = f"{quantity.value / total[metric]:.1%}" if total[metric] and metric not in SHARES else "-"
             cells = (
                 plain(entry.id),
                 plain(layer.name),

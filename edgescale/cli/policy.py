@@ -49,8 +49,8 @@ def _write(policy: Policy, out: Path, name: str) -> list[str]:
     from edgescale.control.c_source import c_policy
     from edgescale.core.files import firmware_root, write_whole
 
-    out.mkdir(parents=True, exist_ok=True)
     texts = c_policy(policy, name)
+    out.mkdir(parents=True, exist_ok=True)
     texts |= {path.name: path.read_text() for path in sorted((firmware_root() / "controller").iterdir())}
     for file, text in texts.items():
         write_whole(out / file, text)
@@ -68,7 +68,11 @@ def _show(policy: Policy, written: list[str]) -> None:
     for heading in ("option", "expected quality", "mean", "longest", "energy", "memory"):
         table.add_column(heading, justify="left" if heading == "option" else "right")
     for option in policy.options:
-        names = [policy.variants[step.variant].name.removesuffix(f"@{policy.target}") for step in option.steps]
+        names = [
+            policy.variants[step.variant].name.removesuffix(f"@{policy.target}")
+            + (f" with {step.views} view{'' if step.views == 1 else 's'}" if step.views else "")
+            for step in option.steps
+        ]
         text = names[0] if len(names) == 1 else f"{names[0]}, below {option.confidence / CERTAIN:.2f} {names[1]}"
         quality = " ".join(f"{q / QUALITY_ONE:.4f}" for q in option.quality)
         longest = sum(step.time_us for step in option.steps) / 1e3

@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 
 from edgescale.control.policy import Option, Policy
+from edgescale.core.errors import UsageError
 
 
 def c_policy(policy: Policy, name: str) -> dict[str, str]:
     """File name -> text: `es_policy_<name>.h` and `.c`, which define `const es_policy es_policy_<name>`.
 
-    name: made a C identifier. The indices of variants and options are those of `policy`.
+    name: made a C identifier. The indices of variants and options are those of `policy`. Raises UsageError for options
+    that average views of an image, which the C controller does not make.
     """
+    if any(step.views for option in policy.options for step in option.steps):
+        raise UsageError(
+            f"the policy of {policy.target} averages views of images, which firmware does not make; compile the bundle "
+            "without --views"
+        )
     symbol = "es_policy_" + re.sub(r"\W", "_", name)
     guard = symbol.upper() + "_H"
     variants = "".join(

@@ -31,6 +31,9 @@ METRIC_UNITS: dict[str, str] = {
     "density": "1",
 }
 
+SHARES = ("accuracy", "error", "drop", "npu", "npu_macs", "density")
+"""Metrics that are shares, which do not add up over layers."""
+
 
 @dataclass(frozen=True)
 class LayerFigures:

@@ -39,9 +39,8 @@ class Sparsity:
     """One kind of sparsity.
 
     channels: `share` of the dense cost `of` is left (instructions: of the layers with weights, as the target takes them
-    for int8), 0 where it is chosen (`auto`); n:m: of every `m` weights along
-    the input channels at most `n` are not zero; block: `share` of the blocks of four input channels are zero;
-    unstructured: `share` of the weights are zero.
+    for int8), 0 where it is chosen (`auto`); n:m: of every `m` weights along the input channels at most `n` are not
+    zero; block: `share` of the blocks of four input channels are zero; unstructured: `share` of the weights are zero.
     """
 
     pattern: Pattern

@@ -48,9 +48,8 @@ def train(
     model's own. `teacher`: the net whose answers are learned (default: the model itself): the dense one where this is
     pruned. Weights that a sparsity of the recipe left zero stay zero. `keep`: file that holds the run after every
     epoch and that an interrupted call goes on from, removed at the end; resumed and uninterrupted runs give the same
-    model. One thread; equal arguments give equal models on one
-    machine. Raises as `quantize`, and UnsupportedModelError for nodes training does not compute or a loss that
-    is not finite, UsageError for data that does not fit.
+    model. One thread; equal arguments give equal models on one machine. Raises as `quantize`, and UnsupportedModelError
+    for nodes training does not compute or a loss that is not finite, UsageError for data that does not fit.
     """
     chosen = (settings or Settings()).checked()
     if not recipe.trained:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgescale.quantize.blocks import Blocks, levels_of, spread, stored
+from edgescale.quantize.blocks import Blocks, nearest_levels, spread, stored
 from edgescale.quantize.clipping import search_clips
 from edgescale.quantize.rounding import Layout
 
@@ -28,7 +28,7 @@ _ROWS = 64
 """Rows of each layer by which scales are compared; loss is a sum over rows."""
 _FACTORS = np.array([0.8, 0.85, 0.9, 0.93, 0.96, 0.98, 1.02, 1.04, 1.07, 1.1, 1.15, 1.25])
 """What one step of the descent may multiply a channel's scale by."""
-_SWEEPS, _ROUNDS = 3, 1
+_SWEEPS = 3
 _COLUMNS = 64
 """Columns updated one by one before the rest of the row follows in one matrix product."""
 
@@ -177,12 +177,7 @@ class _Part:
     def change(self, j: int, scales: Real) -> Real:
         """How a column's errors change under each of the scales, [scales, outputs]."""
         step = self._steps[j] / scales[:, None]
-        levels = self._weights[j] / step
-        if self._zeros is None:
-            rounded = self._form.nearest(levels)
-        else:
-            low, high = levels_of(self._form)
-            rounded = np.clip(np.rint(levels) + self._zeros[j], low, high) - self._zeros[j]
+        rounded = nearest_levels(self._form, self._weights[j] / step, None if self._zeros is None else self._zeros[j])
         return np.asarray(rounded * step - self._weights[j] - self._errors[j])
 
     def gain(self, j: int, change: Real, power: float) -> Real:
@@ -210,9 +205,8 @@ def fit_scales(layers: Sequence[Weights], x: InputStatistics, *, nearest: bool) 
     """
     scale = stored(search_scales(layers, x))
     if not nearest:
-        return (None if np.allclose(scale, 1.0) else scale), []
+        return (None if np.all(scale == 1.0) else scale), []
     blocks = [layer.clipped(scale, x.second) for layer in layers]
-    for _ in range(_ROUNDS):
-        scale = stored(descend_scales(layers, blocks, scale, x.second))
-        blocks = [layer.clipped(scale, x.second, start=made) for layer, made in zip(layers, blocks, strict=True)]
-    return scale, blocks
+    scale = stored(descend_scales(layers, blocks, scale, x.second))
+    blocks = [layer.clipped(scale, x.second, start=made) for layer, made in zip(layers, blocks, strict=True)]
+    return (None if np.all(scale == 1.0) else scale), blocks

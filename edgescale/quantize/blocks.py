@@ -101,13 +101,22 @@ def quantize_blocks(
 
 def at_scale(weights: Real, form: Format, block: Shape, scale: Real, zero_point: Real | None = None) -> Blocks:
     """Weights rounded to nearest under given scales and zero-points, one a block."""
-    levels = weights / spread(scale, weights.shape, block)
-    if zero_point is None:
-        return Blocks(form.nearest(levels), scale, None, block)
+    zero = None if zero_point is None else spread(zero_point, weights.shape, block)
+    levels = nearest_levels(form, weights / spread(scale, weights.shape, block), zero)
+    return Blocks(levels if zero is None else levels + zero, scale, zero_point, block)
+
+
+def nearest_levels(
+    form: Format, levels: npt.NDArray[np.floating], zero: npt.NDArray[np.floating] | None = None
+) -> Real:
+    """weights / scale -> the nearest of the format's levels, less the zero-points `zero` that these levels count.
+
+    Raises UsageError for zero-points under a format that is no integer.
+    """
+    if zero is None:
+        return form.nearest(levels)
     low, high = levels_of(form)
-    return Blocks(
-        np.clip(np.rint(levels) + spread(zero_point, weights.shape, block), low, high), scale, zero_point, block
-    )
+    return np.asarray(np.clip(np.rint(levels) + zero, low, high) - zero)
 
 
 def candidates(

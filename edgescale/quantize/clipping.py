@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgescale.quantize.blocks import Blocks, at_scale, candidates, check_block
+from edgescale.quantize.blocks import Blocks, at_scale, candidates, check_block, nearest_levels
 from edgescale.quantize.rounding import Layout
 
 Real = npt.NDArray[np.float64]
@@ -73,11 +73,8 @@ class _Choice:
         """Q(w) - w of block k under one of its scales."""
         weights = self._weights[:, self._part(k)]
         step = tried[0][:, k : k + 1].astype(np.float32)
-        if tried[1] is None:
-            levels = self._form.nearest(weights / step)
-        else:
-            zero = tried[1][:, k : k + 1].astype(np.float32)
-            levels = np.clip(np.rint(weights / step) + zero, self._form.levels[0], self._form.levels[-1]) - zero
+        zero = None if tried[1] is None else tried[1][:, k : k + 1].astype(np.float32)
+        levels = nearest_levels(self._form, weights / step, zero)
         return np.asarray(levels * step - weights, np.float32)
 
     def improve(self, tried: list[tuple[Real, Real | None]], *, together: bool) -> None:

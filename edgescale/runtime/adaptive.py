@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from edgescale.bundle.options import probabilities
 from edgescale.control import Battery, Controller, Limit, Option, Request
 from edgescale.control.policy import CERTAIN, QUALITY_ONE
 from edgescale.core.errors import RigError, UsageError
@@ -225,12 +226,8 @@ def _confidence(scores: Array) -> int:
 
 
 def _probabilities(scores: Array) -> npt.NDArray[np.float64]:
-    """One answer's scores as probabilities; those that are none go through a softmax."""
-    values = scores.astype(np.float64)
-    if values.min() < 0 or abs(values.sum() - 1) > 0.02:
-        values = np.exp(values - values.max())
-        values /= values.sum()
-    return values
+    """One answer's scores as probabilities, by the rule of the policy's maker."""
+    return probabilities(scores.reshape(1, -1).astype(np.float64)).reshape(scores.shape)
 
 
 def _scaled(value: float | None, factor: float) -> int:

@@ -50,3 +50,13 @@ def test_what_the_law_cannot_do_is_refused_before_anything_is_made(
     answer = compiled(edgescale, tmp_path / "bundle", "-r", recipes, "--measure", share)
     assert answer.code == 2 and told in answer.err
     assert not (tmp_path / "bundle").exists()
+
+
+def test_models_that_arrive_quantized_leave_nothing_to_predict(edgescale: Callable, tmp_path: Path) -> None:
+    compiled(edgescale, tmp_path / "first", "-r", "w8a8-rtn")
+    made = sorted((tmp_path / "first").rglob("model.onnx"))
+    given = [path.rename(path.with_name(f"{i}.onnx")) for i, path in enumerate(made)]
+    data = ["--calib", FAMILY / "calibration.npz", "--eval", FAMILY / "test.npz", "--measure", "0.5"]
+    answer = edgescale("compile", *given, *data, "--out", tmp_path / "second")
+    assert answer.code == 2 and "those given arrived quantized" in answer.err
+    assert not (tmp_path / "second").exists()

@@ -211,7 +211,7 @@ def test_pairs_are_counted_without_making_them():
     rng = np.random.default_rng(1)
     for share in (0.0, 0.01, 0.2, 0.5, 1.0):
         rows = rng.integers(1, 100, (5, 300)) * (rng.random((5, 300)) < share)
-        made = [tables._pair_entries(quads) for quads in tables._quads(rows)]
+        made = [tables._pair_entries(quads) for quads in tables.quads_of(rows)]
         assert list(tables.pair_counts(rows)) == [len(entries) for entries in made]
         for packed, most in ((False, 255), (True, 15)):
             single = [tables._entries(row, most) for row in rows]

@@ -29,7 +29,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 def layer_of(rng: np.random.Generator, outputs: int, depth: int, side: int, density: float, single: bool):
     """(layer, input, output) of a pointwise convolution or, with side 1, of a fully connected layer of a row or two."""
-    weights = (rng.integers(-128, 128, (outputs, depth)) * (rng.random((outputs, depth)) < density)).astype(np.int8)
+    # Of an exact number: the choice of the kernel is asserted.
+    kept = rng.permutation(outputs * depth).reshape(outputs, depth) < int(density * outputs * depth)
+    weights = (rng.integers(-128, 128, (outputs, depth)) * kept).astype(np.int8)
     bias = rng.integers(-(2**12), 2**12, outputs).astype(np.int32)
     count = outputs if rng.random() < 0.5 else 1
     shift = 9 - int(np.abs(weights.astype(int)).sum(axis=1).max() * 128 + 2**12).bit_length()

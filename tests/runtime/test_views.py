@@ -13,6 +13,7 @@ from edgescale.bundle import open_bundle, write_bundle
 from edgescale.bundle.options import Answers, answers_of, build_policy
 from edgescale.cache import StageStore
 from edgescale.control import Controller, decode_policy, encode_policy
+from edgescale.control.c_source import c_policy
 from edgescale.core.errors import UsageError
 from edgescale.core.recipe import parse_recipe
 from edgescale.core.target import load_target
@@ -95,6 +96,14 @@ def test_views_are_offered_where_they_win_beyond_chance(toys, tmp_path):
     assert decode_policy(encode_policy(policy), "here") == policy
     with pytest.raises(UsageError, match="views of option"):
         msgspec.structs.replace(policy, views=("mirror",)).check()
+
+
+def test_firmware_gets_no_policy_with_views(toys, tmp_path):
+    rng = np.random.default_rng(0)
+    base = rng.random(1000) < 0.8
+    policy, _ = offered(toys, tmp_path, base, [base, base | (rng.random(1000) < 0.15)])
+    with pytest.raises(UsageError, match="without --views"):
+        c_policy(policy, "net")
 
 
 def test_views_that_win_nothing_are_not_offered(toys, tmp_path):

@@ -59,3 +59,17 @@ def test_one_matrix(repository: Path) -> None:
     result = bench(repository, "--matmul", "256")
     sizes = {row["name"]: row["bytes"] for row in result["rows"]}
     assert sizes["onnx w4a16-g128"] < sizes["onnx w4a16-g32"] < sizes["onnx w8a8"] < 0.3 * sizes["onnx fp32"]
+
+
+def test_integer_artifacts_of_tvm_beat_its_own_import(repository: Path) -> None:
+    if (hint := load_backend("edgescale_tvm").missing()) is not None:
+        pytest.skip(f"TVM is not installed: {hint}")
+    folder = repository / "examples" / "fashion"
+    result = bench(repository, str(folder / "fashion_large.onnx"), "--calib", str(folder / "calibration.npz"))
+    ratios = result["ratios"]
+    assert ratios["tvm w8a8: bytes / fp32's"] <= 0.35
+    assert ratios["tvm w4a8: bytes / fp32's"] <= 0.22
+    assert ratios["tvm w8a8: times faster than TVM's import"] >= 8
+    notes = {row["note"] for row in result["rows"] if row["name"].startswith("tvm ") and row["note"]}
+    if notes != {"portable"}:
+        assert ratios["tvm w8a8: latency / ONNX Runtime's"] <= 3
