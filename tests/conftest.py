@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# Machines that run other work too are slow at times: how long an example takes says nothing about the code.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Machines that run other work too are slow at times: how long an example takes says nothing about the code. The suite
+# draws the same examples every time, since it judges changes; `--hypothesis-profile explore` draws others.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("shared", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("shared")
 
 

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from edgescale.core.target import load_target
 from edgescale.lower import reference
 from edgescale.lower.program import Conv2D, DepthwiseConv2D, FullyConnected, Lut, Mul, Pool2D, Requant, Rescale, Tensor
+from tests.seeds import SEEDS
 
 BATCH = settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 CORES = {"scalar": "cortex-m3", "dsp": "cortex-m4-stm32l4r5", "mve": "cortex-m55-an547"}
 
-seeds = st.integers(0, 2**32 - 1)
 zero_points = st.sampled_from([-128, 127, 0]) | st.integers(-128, 127)
 
 
@@ -46,7 +46,7 @@ def clamp(draw) -> tuple[int, int]:
 
 def factor(draw, bound: int) -> Requant:
     """One factor that puts values of `bound` around the int8 range, seldom far below."""
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     shift = draw(st.sampled_from([-2, -1, 0, 1])) + 7 - bound.bit_length()
     if draw(st.integers(0, 9)) == 0:
         shift = draw(st.integers(-31, -1))
@@ -56,7 +56,7 @@ def factor(draw, bound: int) -> Requant:
 @st.composite
 def elementwise(draw, family: str):
     """(layer, inputs, output) of Mul, Lut, Rescale and max pooling."""
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     kind = draw(st.sampled_from(["mul", "mul", "lut", "rescale", "pool", "pool"]))
     shape = (1, draw(st.integers(1, 6)), draw(st.integers(1, 6)), draw(st.integers(1, 21)))
     zero, zero_out = draw(zero_points), draw(zero_points)
@@ -86,7 +86,7 @@ def elementwise(draw, family: str):
 def factors(draw, channels: int, bound: int) -> Requant:
     """One factor a channel, or one for all."""
     size = channels if draw(st.booleans()) else 1
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     shift = rng.integers(-2, 2, size) + 7 - max(1, bound).bit_length()
     multiplier = rng.integers(2**30, 2**31, size)
     if draw(st.integers(0, 9)) == 0:
@@ -97,7 +97,7 @@ def factors(draw, channels: int, bound: int) -> Requant:
 @st.composite
 def grouped(draw, family: str):
     """(layer, inputs, output) of a convolution of several groups."""
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     groups = draw(st.integers(2, 5))
     depth, width = draw(st.sampled_from([1, 2, 3, 4, 8, 20])), draw(st.integers(1, 9))
     k = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 5)]))
@@ -119,7 +119,7 @@ def grouped(draw, family: str):
 @st.composite
 def narrow(draw, family: str):
     """(layer, inputs, output) of a layer with weights of four bits: any kind, any parity of its sizes."""
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     kind = draw(st.sampled_from(["conv", "conv", "groups", "depthwise", "depthwise", "dense", "pixel"]))
     zero, zero_out = draw(zero_points), draw(zero_points)
     rows = draw(st.sampled_from([1, 1, 3]))
@@ -196,7 +196,7 @@ def emulates(family: str) -> bool:
 
 @pytest.mark.parametrize(("kind", "family"), CASES)
 @BATCH
-@given(data=st.data(), seed=seeds)
+@given(data=st.data(), seed=SEEDS)
 def test_layers_equal_the_reference(shared_harness, kind, family, data, seed):
     harness = shared_harness
     drawn = data.draw(st.lists(KINDS[kind](family), min_size=20, max_size=20))
@@ -217,7 +217,7 @@ def test_layers_equal_the_reference(shared_harness, kind, family, data, seed):
 
 @pytest.mark.parametrize(("kind", "family"), CASES)
 @settings(BATCH, max_examples=1)
-@given(data=st.data(), seed=seeds)
+@given(data=st.data(), seed=SEEDS)
 def test_layers_without_undefined_behaviour(shared_harness, kind, family, data, seed):
     """A few under the address and undefined-behaviour sanitizers, which take the compiler long."""
     harness = shared_harness

@@ -33,6 +33,7 @@ from edgescale.lower.program import (
     Transpose,
     Unary,
 )
+from tests.seeds import SEEDS
 
 BATCH = settings(
     max_examples=2,
@@ -42,14 +43,13 @@ BATCH = settings(
 )
 FREE = (-math.inf, math.inf)
 
-seeds = st.integers(0, 2**32 - 1)
 zero_points = st.sampled_from([-128, 127, 0]) | st.integers(-128, 127)
 
 
 def requant(draw, channels: int, bound: int, rounding: str = "double") -> Requant:
     """Factors that put accumulators of `bound` around the int8 range, with extremes now and then."""
     size = channels if draw(st.booleans()) else 1
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     multiplier = rng.integers(2**30, 2**31, size)
     bits = max(1, bound).bit_length()
     shift = rng.integers(-2, 4, size) + 7 - bits
@@ -84,7 +84,7 @@ def int8(name: str, shape, zero_point: int, scale: float = 0.05) -> Tensor:
 @st.composite
 def window_layers(draw, kind: str, dtype: str = "int8"):
     """(layer, input, output) of a convolution, depthwise convolution or pool."""
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     k = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
     if draw(st.integers(0, 9)) == 0:
         k = (9, 3)
@@ -139,7 +139,7 @@ def window_layers(draw, kind: str, dtype: str = "int8"):
 
 @st.composite
 def dense_layers(draw):
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     rows, inputs, outputs = draw(st.sampled_from([1, 1, 3])), draw(st.integers(1, 70)), draw(st.integers(1, 9))
     w = weights(rng, (outputs, inputs), draw(st.integers(0, 3)))
     b = rng.integers(-1000, 1000, outputs).astype(np.int32)
@@ -151,7 +151,7 @@ def dense_layers(draw):
 @st.composite
 def elementwise_layers(draw):
     """(layer, inputs, output) of Add, Mul, Lut, Rescale or Softmax."""
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     kind = draw(st.sampled_from(["add", "mul", "lut", "rescale", "softmax"]))
     channels = draw(st.integers(1, 12))
     shape = (1, draw(st.integers(1, 4)), draw(st.integers(1, 4)), channels)
@@ -220,20 +220,20 @@ def check(harness, programs, seed: int) -> None:
 
 @pytest.mark.parametrize("kind", ["conv", "depthwise", "pool"])
 @BATCH
-@given(data=st.data(), seed=seeds)
+@given(data=st.data(), seed=SEEDS)
 def test_window_layers(shared_harness, kind, data, seed):
     drawn = data.draw(st.lists(window_layers(kind), min_size=16, max_size=16))
     check(shared_harness, [shared_harness.program([layer], [x], y) for layer, x, y in drawn], seed)
 
 
 @BATCH
-@given(drawn=st.lists(dense_layers(), min_size=16, max_size=16), seed=seeds)
+@given(drawn=st.lists(dense_layers(), min_size=16, max_size=16), seed=SEEDS)
 def test_fully_connected(shared_harness, drawn, seed):
     check(shared_harness, [shared_harness.program([layer], [x], y) for layer, x, y in drawn], seed)
 
 
 @BATCH
-@given(drawn=st.lists(elementwise_layers(), min_size=24, max_size=24), seed=seeds)
+@given(drawn=st.lists(elementwise_layers(), min_size=24, max_size=24), seed=SEEDS)
 def test_elementwise(shared_harness, drawn, seed):
     check(shared_harness, [shared_harness.program([layer], x, y) for layer, x, y in drawn], seed)
 
@@ -242,7 +242,7 @@ def test_elementwise(shared_harness, drawn, seed):
 @given(
     drawn=st.lists(moving_layers("int8"), min_size=16, max_size=16),
     real=st.lists(moving_layers("float32"), min_size=8, max_size=8),
-    seed=seeds,
+    seed=SEEDS,
 )
 def test_moving_layers(shared_harness, drawn, real, seed):
     check(shared_harness, [shared_harness.program([layer], x, y) for layer, x, y in drawn + real], seed)
@@ -250,7 +250,7 @@ def test_moving_layers(shared_harness, drawn, real, seed):
 
 @pytest.mark.parametrize("kind", ["conv", "depthwise", "pool"])
 @settings(BATCH, max_examples=1)
-@given(data=st.data(), seed=seeds)
+@given(data=st.data(), seed=SEEDS)
 def test_float_window_layers(shared_harness, kind, data, seed):
     drawn = data.draw(st.lists(window_layers(kind, "float32"), min_size=12, max_size=12))
     programs = [shared_harness.program([layer], [x], y) for layer, x, y in drawn]

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from edgescale_c import sparse_mve
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from edgescale.lower.program import Conv2D, Requant, Tensor
+from tests.seeds import SEEDS
 
 BATCH = settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 M55 = "cortex-m55-an547"
-seeds = st.integers(0, 2**32 - 1)
 
 
 def _module(name: str):
@@ -55,7 +54,7 @@ def block_layer(rng: np.random.Generator, keep: float, *, single: bool, k: int, 
 
 
 @BATCH
-@given(seed=seeds)
+@given(seed=SEEDS)
 def test_outputs_equal_the_reference(shared_harness, seed):
     harness, rng = shared_harness, np.random.default_rng(seed)
     shapes = [(1, 256), (1, 201), (3, 32), (3, 19)] * 5

@@ -21,10 +21,10 @@ from edgescale.core.target import load_target
 from edgescale.core.variant import Artifact
 from edgescale.lower import reference
 from edgescale.lower.program import Conv2D, FullyConnected, Requant, Tensor
+from tests.seeds import SEEDS
 
 BATCH = settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 CORES = ("cortex-m0plus", "cortex-m3", "esp32-c3")
-seeds = st.integers(0, 2**32 - 1)
 
 
 def layer_of(rng: np.random.Generator, outputs: int, depth: int, side: int, density: float, single: bool):
@@ -50,14 +50,14 @@ def layer_of(rng: np.random.Generator, outputs: int, depth: int, side: int, dens
 
 @st.composite
 def layers(draw):
-    rng = np.random.default_rng(draw(seeds))
+    rng = np.random.default_rng(draw(SEEDS))
     side = draw(st.sampled_from([1, 2, 3]))
     depth, outputs = draw(st.sampled_from([16, 33, 700])), draw(st.integers(1, 9))
     return layer_of(rng, outputs, depth, side, draw(st.sampled_from([0.0, 0.02, 0.25])), draw(st.booleans()))
 
 
 @BATCH
-@given(data=st.data(), seed=seeds)
+@given(data=st.data(), seed=SEEDS)
 def test_outputs_equal_the_reference(shared_harness, data, seed):
     harness = shared_harness
     drawn = data.draw(st.lists(layers(), min_size=16, max_size=16))

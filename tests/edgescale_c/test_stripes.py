@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from edgescale.core.files import firmware_root
 from edgescale.lower import reference
 from edgescale.lower.program import Program, macs
+from tests.seeds import SEEDS
 
 _SPEC = importlib.util.spec_from_file_location("striped_nets", Path(__file__).with_name("striped_nets.py"))
 assert _SPEC is not None and _SPEC.loader is not None
@@ -85,9 +86,9 @@ def test_every_region_of_random_nets_computes_the_same_and_is_planned_safely(pro
 @settings(
     max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(nets(), min_size=12, max_size=12), st.sampled_from(["scalar", "dsp"]))
-def test_generated_stripes_equal_the_reference_under_sanitizers(harness, drawn, family):
-    harness.check(harness.build(drawn, *harness.sanitizers[:1], "-O1", family=family, memory="smallest"))
+@given(st.lists(nets(), min_size=12, max_size=12), st.sampled_from(["scalar", "dsp"]), SEEDS)
+def test_generated_stripes_equal_the_reference_under_sanitizers(harness, drawn, family, seed):
+    harness.check(harness.build(drawn, *harness.sanitizers[:1], "-O1", family=family, memory="smallest"), seed)
 
 
 def front(rows: int = 48, width: int = 8) -> Program:

@@ -26,6 +26,7 @@ from edgescale.lower import fixedpoint, lower
 from edgescale.lower.program import Conv2D, Lut, Port, Program, Tensor
 from edgescale.rigs import get_rig
 from edgescale.verify import compare_with_reference
+from tests.seeds import SEEDS
 
 TARGETS = ("ethos-u55-128", "ethos-u65-256", "ethos-u85-256")
 BATCH = settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
@@ -141,8 +142,8 @@ def load_dataset_of(program: Program) -> Any:
 
 
 @BATCH
-@given(data=st.data())
-def test_what_is_said_before_is_what_happens(compiler: None, harness, drawing, data, tmp_path_factory) -> None:
+@given(data=st.data(), seed=SEEDS)
+def test_what_is_said_before_is_what_happens(compiler: None, harness, drawing, data, seed, tmp_path_factory) -> None:
     """Drawn layers: the operators Vela leaves to the CPU are those that were named."""
     told = harness.load_module("told_layers", Path(__file__).with_name("test_layers.py")).told
     strategies = [drawing.window_layers(kind) for kind in ("conv", "depthwise", "pool")]

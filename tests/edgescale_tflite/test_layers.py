@@ -49,9 +49,9 @@ from edgescale.lower.program import (
     Unary,
 )
 from edgescale.lower.tables import table_of
+from tests.seeds import SEEDS
 
 BATCH = settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-SEEDS = st.integers(0, 2**32 - 1)
 FREE = (-np.inf, np.inf)
 
 

@@ -28,9 +28,9 @@ from edgescale.lower.program import (
     Tensor,
     Unary,
 )
+from tests.seeds import SEEDS
 
 BATCH = settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-SEEDS = st.integers(0, 2**32 - 1)
 FREE = (-np.inf, np.inf)
 
 

@@ -39,7 +39,7 @@ ES_INLINE void es_add_mve_s8(const int8_t *a, const int8_t *b, int8_t *out, int3
         const int32x4_t x = es_mve_term(vldrbq_z_s32(a, real), &k->a, k->left_shift);
         const int32x4_t y = es_mve_term(vldrbq_z_s32(b, real), &k->b, k->left_shift);
         const int32x4_t sum = k->sign > 0 ? vaddq_s32(x, y) : vsubq_s32(x, y);
-        vstrbq_p_s32(out, es_mve_finish(es_mve_rescale_n(sum, k->multiplier, k->left), &k->output), real);
+        es_mve_store_some_s32(out, es_mve_finish(es_mve_rescale_n(sum, k->multiplier, k->left), &k->output), real);
         a += 4;
         b += 4;
         out += 4;

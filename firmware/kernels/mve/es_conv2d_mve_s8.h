@@ -26,7 +26,7 @@ ES_INLINE void es_mve_copy_row(int8_t *to, const int8_t *from, int32_t count)
         vstrbq_s8(to + 16 * i, vldrbq_s8(from + 16 * i));
     if (count % 16 != 0) {
         const mve_pred16_t real = vctp8q((uint32_t)(count % 16));
-        vstrbq_p_s8(to + count / 16 * 16, vldrbq_z_s8(from + count / 16 * 16, real), real);
+        es_mve_store_some_s8(to + count / 16 * 16, vldrbq_z_s8(from + count / 16 * 16, real), real);
     }
 #else
     es_copy_up(to, from, count);

@@ -210,7 +210,7 @@ ES_INLINE void es_mve_pixel_s8(const int8_t *x, int8_t *y, const es_mve_gemm *k,
         if (k->channels % 4 == 0)
             vstrbq_s32(y, v);
         else
-            vstrbq_p_s32(y, v, vctp32q((uint32_t)left));
+            es_mve_store_some_s32(y, v, vctp32q((uint32_t)left));
         y += 4;
     }
 }

@@ -12,7 +12,7 @@ ES_INLINE void es_lut_mve_s8(const int8_t *in, int8_t *out, int32_t count, const
     for (; count > 0; count -= 16) {
         const mve_pred16_t real = vctp8q((uint32_t)count);
         const uint8x16_t at = vreinterpretq_u8_s8(vldrbq_z_s8(in, real));
-        vstrbq_p_s8(out, vldrbq_gather_offset_z_s8(table, at, real), real);
+        es_mve_store_some_s8(out, vldrbq_gather_offset_z_s8(table, at, real), real);
         in += 16;
         out += 16;
     }

@@ -33,7 +33,7 @@ ES_INLINE void es_mul_mve_s8(const int8_t *a, const int8_t *b, int8_t *out, cons
             }
             const int32x4_t x = vsubq_n_s32(vldrbq_z_s32(first, real), p->a_zero_point);
             const int32x4_t v = es_mve_rescale_n(vmulq_s32(x, y), k->multiplier, k->left);
-            vstrbq_p_s32(to, es_mve_finish(v, &k->output), real);
+            es_mve_store_some_s32(to, es_mve_finish(v, &k->output), real);
             first += 4;
             to += 4;
         }

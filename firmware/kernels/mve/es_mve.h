@@ -49,6 +49,25 @@ ES_INLINE int32x4_t es_mve_quad(int32_t a, int32_t b, int32_t c, int32_t d)
     return v;
 }
 
+/* Bytes of the lanes of `some`. GCC 12 takes such a store for one of all lanes: what an earlier store left in the others
+ * would be dropped as never read, were it not said to be read here. */
+ES_INLINE void es_mve_store_some_s8(int8_t *to, int8x16_t v, mve_pred16_t some)
+{
+#if ES_MVE_BY_HAND
+    __asm__ volatile("" : "+m"(*(int8_t(*)[16])to));
+#endif
+    vstrbq_p_s8(to, v, some);
+}
+
+/* The lowest bytes of the lanes of `some`. */
+ES_INLINE void es_mve_store_some_s32(int8_t *to, int32x4_t v, mve_pred16_t some)
+{
+#if ES_MVE_BY_HAND
+    __asm__ volatile("" : "+m"(*(int8_t(*)[4])to));
+#endif
+    vstrbq_p_s32(to, v, some);
+}
+
 /* Outputs in the lowest byte of each lane, clamped; the other bytes hold anything. */
 ES_INLINE int32x4_t es_mve_finish(int32x4_t v, const es_mve_output *o)
 {
@@ -97,7 +116,7 @@ ES_INLINE void es_mve_copy(int8_t *to, const int8_t *from, int32_t count)
     ES_UNROLL_NOT
     for (; count > 0; count -= 16) {
         const mve_pred16_t real = vctp8q((uint32_t)count);
-        vstrbq_p_s8(to, vldrbq_z_s8(from, real), real);
+        es_mve_store_some_s8(to, vldrbq_z_s8(from, real), real);
         to += 16;
         from += 16;
     }
@@ -112,7 +131,7 @@ ES_INLINE void es_mve_fill(int8_t *to, int32_t value, int32_t count)
     const int8x16_t v = vdupq_n_s8((int8_t)value);
     ES_UNROLL_NOT
     for (; count > 0; count -= 16) {
-        vstrbq_p_s8(to, v, vctp8q((uint32_t)count));
+        es_mve_store_some_s8(to, v, vctp8q((uint32_t)count));
         to += 16;
     }
 #else

@@ -97,7 +97,7 @@ ES_INLINE void es_max_pool_mve_s8(const int8_t *in, int8_t *out, const es_window
                 }
                 if (high < 127)
                     v = vminq_s8(v, vdupq_n_s8((int8_t)high));
-                vstrbq_p_s8(y + c, v, some);
+                es_mve_store_some_s8(y + c, v, some);
             }
 #else
             ES_UNROLL_NOT
