@@ -21,9 +21,10 @@ from typing import TypeVar
 import numpy as np
 from scipy.optimize import minimize
 
-from edgescale.laws.fit import Fit, fit, problem_of
+from edgescale.laws.fit import Fit, fit
 from edgescale.laws.forms import FORMS
 from edgescale.laws.intervals import bootstrap
+from edgescale.laws.problem import problem_of
 from edgescale.laws.starts import draw
 from edgescale.laws.table import read_table
 

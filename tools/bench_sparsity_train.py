@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from bench_sparsity import FASHION, Cost, fashion, macs, measure, milliseconds, session, table, top1
 from onnx import TensorProto, helper, numpy_helper
+from sparsity_costs import FASHION, Cost, fashion, macs, measure, milliseconds, session, table, top1
 
 sys.path.insert(0, str(FASHION))
 

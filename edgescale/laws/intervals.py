@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from edgescale.laws.duals import Real
 from edgescale.laws.errors import FitError
-from edgescale.laws.fit import Fit, Problem
+from edgescale.laws.fit import Fit
 from edgescale.laws.form import Columns, Form, refuse_beyond
+from edgescale.laws.problem import Problem
 from edgescale.laws.solver import huber
 
 CHUNK_BYTES = 1 << 26

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgescale.laws.duals import Real
-from edgescale.laws.fit import Problem
+from edgescale.laws.problem import Problem
 
 
 def draw(problem: Problem, count: int, seed: int) -> Real:

@@ -13,10 +13,10 @@ import numpy as np
 from edgescale.core.files import write_whole
 from edgescale.laws.duals import Real
 from edgescale.laws.errors import FitError
-from edgescale.laws.fit import Loss
 from edgescale.laws.form import Columns, Form, Law, refuse_beyond
 from edgescale.laws.forms import form_named
 from edgescale.laws.intervals import Band, Bootstrap, Interval, band_of
+from edgescale.laws.problem import Loss
 
 SCHEMA = 1
 KEPT_REFITS = 400

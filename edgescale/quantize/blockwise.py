@@ -19,8 +19,8 @@ from edgescale.frontend.graph import add_initializer, constant, is_op, take_plac
 from edgescale.frontend.passes.fusion import set_constant
 from edgescale.quantize.blocks import Blocks, quantize_blocks
 from edgescale.quantize.formats import weight_format
+from edgescale.quantize.linear import Rounded, bias_user
 from edgescale.quantize.scale_folding import absorb
-from edgescale.quantize.weight_only import Rounded, bias_user
 
 Array = npt.NDArray[np.generic]
 Real = npt.NDArray[np.float64]

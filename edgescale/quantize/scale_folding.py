@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgescale.frontend.graph import constant, input_at, int_attribute, is_op
 from edgescale.frontend.passes.fusion import set_constant
-from edgescale.quantize.weight_only import Rounded, bias_user
+from edgescale.quantize.linear import Rounded, bias_user
 
 Real = npt.NDArray[np.float64]
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")

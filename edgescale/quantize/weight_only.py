@@ -7,7 +7,7 @@ the layer (see `relay`), their second moments are taken, the layer is rounded, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -19,15 +19,16 @@ from edgescale.core.errors import UnsupportedModelError, UsageError
 from edgescale.core.model import Model
 from edgescale.core.progress import SILENT, Progress, track
 from edgescale.core.recipe import FLOAT, Recipe
-from edgescale.frontend.graph import constant, input_at, is_op, only_consumer
+from edgescale.frontend.graph import constant, input_at, is_op
 from edgescale.frontend.passes.fusion import set_constant
 from edgescale.quantize.awq import InputStatistics, Weights, fit_scales
 from edgescale.quantize.blocks import Blocks, quantize_blocks, stored
+from edgescale.quantize.blockwise import write
 from edgescale.quantize.clipping import search_clips
 from edgescale.quantize.following import Inputs, make_up
-from edgescale.quantize.layers import layout_of
+from edgescale.quantize.linear import Linear, Rounded, bias_user
 from edgescale.quantize.moments import Summary
-from edgescale.quantize.patches import Product, product_of
+from edgescale.quantize.patches import product_of
 from edgescale.quantize.rotation import apply_blocks, rotation_block, whole
 from edgescale.quantize.rounding import Layout, gptq, reconstruct
 from edgescale.quantize.rules import refusal
@@ -36,70 +37,6 @@ Real = npt.NDArray[np.float64]
 
 OLDEST_OPSET = 21
 """First opset with DequantizeLinear in blocks and 4-bit integers."""
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A MatMul or Gemm y = x W^T (+ b) to be quantized under `recipe`; `product` reads its weights [outputs, terms]."""
-
-    node: ir.Node
-    recipe: Recipe
-    product: Product
-
-    @property
-    def source(self) -> ir.Value:
-        """The input x."""
-        value = self.node.inputs[0]
-        if value is None:
-            raise ValueError(f"{self.node.name}: no input")
-        return value
-
-    @property
-    def layout(self) -> Layout:
-        """Format and blocks of the weights."""
-        return replace(layout_of(self.product, self.recipe), signed=self.recipe.signed_scales)
-
-    def matrix(self) -> Real:
-        """The float weights, [outputs, terms]."""
-        weights = constant(self.node.inputs[1])
-        if weights is None:
-            raise ValueError(f"{self.node.name}: chosen without constant weights")
-        return self.product.matrix(weights)
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """What becomes of a Linear: y = ((x / scale) M) Q^T + (x / scale) M A B + bias.
-
-    blocks: Q [outputs, terms]; scale [terms] of the input or None (1); rotation: the block of M or None; low_rank:
-    (A [terms, rank], B [rank, outputs]) or None; bias: a new value of the layer's bias [outputs] or None (as it is).
-    """
-
-    linear: Linear
-    blocks: Blocks
-    scale: Real | None
-    rotation: Real | None
-    low_rank: tuple[Real, Real] | None
-    bias: Real | None
-
-    def effective(self) -> Real:
-        """W [outputs, terms] of the same layer on x itself, without its bias."""
-        matrix = self.blocks.real()
-        if self.low_rank is not None:
-            matrix = matrix + (self.low_rank[0] @ self.low_rank[1]).T
-        if self.rotation is not None:
-            matrix = apply_blocks(matrix, self.rotation.T)
-        return matrix if self.scale is None else matrix / self.scale
-
-    def divided(self, factors: Real) -> Rounded:
-        """The same layer with its outputs divided by `factors` [outputs]."""
-        scale = np.broadcast_to(self.blocks.scale, (len(factors), self.blocks.scale.shape[1])) / factors[:, None]
-        zero = self.blocks.zero_point
-        zero = None if zero is None else np.broadcast_to(zero, scale.shape)
-        block = (1, self.blocks.block_size[1])
-        blocks = Blocks(self.blocks.values, scale.astype(np.float32).astype(np.float64), zero, block)
-        low_rank = None if self.low_rank is None else (self.low_rank[0], self.low_rank[1] / factors)
-        return replace(self, blocks=blocks, low_rank=low_rank, bias=None if self.bias is None else self.bias / factors)
 
 
 def quantize_weights(
@@ -114,7 +51,6 @@ def quantize_weights(
     Raises UsageError for a recipe that needs data and has none, or whose overrides match nothing;
     UnsupportedModelError where nothing can be quantized or the opset is older than 21.
     """
-    from edgescale.quantize.blockwise import write
     from edgescale.quantize.request import check_overrides, check_request, describe_recipe
 
     check_request(model, recipe)
@@ -304,21 +240,6 @@ def _low_rank(error: Real, rank: int) -> tuple[Real, Real]:
     left, values, right = np.linalg.svd(error, full_matrices=False)
     root = np.sqrt(values[:rank])
     return np.asarray(right[:rank].T * root), np.asarray((left[:, :rank] * root).T)
-
-
-def bias_user(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """(node, input) that adds a constant per output to a layer: the Gemm itself, or the Add behind a MatMul."""
-    outputs = constant(node.inputs[1])
-    if outputs is None:
-        return None
-    if is_op(node, "Gemm"):
-        return (node, 2) if constant(input_at(node, 2)) is not None else None
-    after = only_consumer(node.outputs[0])
-    if after is None or not is_op(after, "Add"):
-        return None
-    index = 1 if after.inputs[0] is node.outputs[0] else 0
-    array = constant(after.inputs[index])
-    return (after, index) if array is not None and array.shape == (outputs.shape[1],) else None
 
 
 def _bias(node: ir.Node) -> npt.NDArray[np.generic] | None:

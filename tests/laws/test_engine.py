@@ -11,9 +11,10 @@ from scipy.optimize import minimize as scipy_minimize
 
 from edgescale.laws.checklist import checklist
 from edgescale.laws.errors import ExtrapolationError, FitError
-from edgescale.laws.fit import fit, problem_of
+from edgescale.laws.fit import fit
 from edgescale.laws.forms import FORMS, form_named, shared_slopes
 from edgescale.laws.intervals import bootstrap, profile
+from edgescale.laws.problem import problem_of
 from edgescale.laws.solver import huber, minimise
 from edgescale.laws.store import load, save
 from edgescale.laws.validate import edge_holdouts, leave_out
