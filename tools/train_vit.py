@@ -3,8 +3,9 @@
 
     tools/train_vit.py --out build/vit/vit.onnx
 
-16 patches of 7x7, 32 channels, 3 blocks of 2 heads, 28,138 parameters. Needs the extra `train` and the Debian
-package `dataset-fashion-mnist`. One thread on the CPU; the same arguments give the same weights on one machine.
+16 patches of 7x7, 32 channels, 3 blocks of 2 heads, 28,138 parameters; other sizes by --width and --depth. Needs the
+extra `train` and the Debian package `dataset-fashion-mnist`. One thread on the CPU; the same arguments give the same
+weights on one machine.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(f"{missing.name} is not installed: pip install 'edgescale[train]'") from missing
 
-WIDTH, DEPTH, HEADS, PATCH, TOKENS = 32, 3, 2, 7, 16
+HEADS, PATCH, TOKENS = 2, 7, 16
 
 
 class Attention(nn.Module):
-    """Softmax(q k^T / sqrt(d)) v over HEADS heads; x [B, TOKENS, WIDTH]."""
+    """Softmax(q k^T / sqrt(d)) v over HEADS heads; x [B, TOKENS, width]."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shape = (x.shape[0], TOKENS, HEADS, WIDTH // HEADS)
+        shape = (x.shape[0], TOKENS, HEADS, x.shape[2] // HEADS)
         q, k, v = (part(x).reshape(shape).transpose(1, 2) for part in (self.query, self.key, self.value))
-        scores = torch.softmax(q @ k.transpose(-2, -1) * (WIDTH // HEADS) ** -0.5, dim=-1)
+        scores = torch.softmax(q @ k.transpose(-2, -1) * shape[3] ** -0.5, dim=-1)
         return self.out((scores @ v).transpose(1, 2).reshape(x.shape))
 
 
 class Block(nn.Module):
     """Pre-norm attention and a two-layer perceptron of twice the width."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.attention = Attention()
-        self.wide, self.narrow = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width)
+        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.norm1(x))
@@ -59,23 +60,21 @@ class Block(nn.Module):
 class Vit(nn.Module):
     """image [B, 1, 28, 28] in [0, 1] -> logits [B, 10]; the mean of all tokens is classified."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(1, WIDTH, PATCH, PATCH)
-        self.place = nn.Parameter(torch.randn(1, TOKENS, WIDTH) * 0.02)
-        self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 10)
+        self.patches = nn.Conv2d(1, width, PATCH, PATCH)
+        self.place = nn.Parameter(torch.randn(1, TOKENS, width) * 0.02)
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = self.patches(image).flatten(2).transpose(1, 2) + self.place
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
-def trained(data: Path, epochs: int, count: int, seed: int, device: str = "cpu", batch: int = 128) -> Vit:
+def trained(net: Vit, data: Path, epochs: int, count: int, seed: int, device: str = "cpu", batch: int = 128) -> Vit:
     """AdamW on the first `count` training images, one warm-up epoch and a cosine."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    net = Vit().to(device)
+    net = net.to(device)
     images, labels = load_split(data, "train")
     x, y = torch.from_numpy(to_input(images[:count])), torch.from_numpy(labels[:count].astype("int64"))
     x, y = x.to(device), y.to(device)
@@ -113,11 +112,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--width", type=int, default=32, help="channels, a multiple of the heads (2)")
+    parser.add_argument("--depth", type=int, default=3, help="blocks")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="where torch trains: cpu or cuda")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "vit" / "vit.onnx")
     options = parser.parse_args()
-    write(trained(options.data, options.epochs, options.images, options.seed, options.device), options.out)
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(1)
+    net = Vit(options.width, options.depth)
+    write(trained(net, options.data, options.epochs, options.images, options.device), options.out)
     print(f"written: {options.out}")
 
 
