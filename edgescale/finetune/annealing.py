@@ -17,7 +17,8 @@ class Annealing(Hook):
     """Confidence-guided annealing (OFQ): from epoch `start` on, only weights near a threshold move.
 
     Weights further than `band` steps from the threshold between two integers are confident: after each step of the
-    optimizer they get back the value they had.
+    optimizer they get back the value they had. Scales that follow the weights (StatsQ) are held, too: where a channel
+    has few weights, the moves of one would carry the others across their thresholds.
     """
 
     def __init__(self, net: QuantizedGraph, band: float, start: int) -> None:
@@ -29,6 +30,11 @@ class Annealing(Hook):
     def begin(self, epoch: int) -> None:
         """Whether it acts."""
         self._on = epoch >= self._start
+        if epoch == self._start:
+            (net,) = self._net
+            with torch.no_grad():
+                for node, (_, rounder) in net.layers.items():
+                    rounder.hold(net.latent(node))
 
     def before(self, step: int) -> None:
         """Remember the weights, and which of them are confident."""

@@ -89,8 +89,9 @@ class Activation(torch.nn.Module):  # type: ignore[misc]
 class Weights(torch.nn.Module):  # type: ignore[misc]
     """One layer's weights in blocks of one scale each; all tensors of the channels-first shape.
 
-    "statsq": scale = ratio * mean |w| of its block, the ratio fixed at the start. "lsq": the logarithm of the scale is
-    a parameter. Both begin at `start` (one scale a block, or one an output channel).
+    "statsq": scale = ratio * mean |w| of its block, the ratio fixed at the start; from `hold` on the scale itself is.
+    "lsq": the logarithm of the scale is a parameter. Both begin at `start` (one scale a block, or one an output
+    channel).
     """
 
     def __init__(self, weights: Array, start: Array, layout: Layout, rule: Scales) -> None:
@@ -113,6 +114,8 @@ class Weights(torch.nn.Module):  # type: ignore[misc]
             # A block of zeros has no statistic: its scale stays as found.
             self.register_buffer("floor", torch.where(means > 0, torch.zeros_like(fitted), fitted))
             self.register_buffer("ratio", torch.where(means > 0, fitted / means.clamp_min(1e-30), 0.0))
+            # Part of the state: one from before `hold` has none.
+            self.register_buffer("held", torch.zeros_like(fitted))
 
     def _means(self, weights: Tensor) -> Tensor:
         """Mean magnitude of each block."""
@@ -131,7 +134,12 @@ class Weights(torch.nn.Module):  # type: ignore[misc]
         if self.rule == "lsq":
             return self.start * torch.exp(self.shift)
         found = self.ratio * self._means(weights).detach() + self.floor
-        return found.clamp_min(SMALLEST_SCALE)
+        return torch.where(self.held > 0, self.held, found.clamp_min(SMALLEST_SCALE))
+
+    def hold(self, weights: Tensor) -> None:
+        """Scales that follow the weights stay as they are from here on."""
+        if self.rule == "statsq":
+            self.held.copy_(self.scale(weights))
 
     def wide(self, scale: Tensor, shape: tuple[int, ...]) -> Tensor:
         """One scale a block -> in a shape that broadcasts against the weights."""

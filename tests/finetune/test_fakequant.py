@@ -79,3 +79,17 @@ def test_statistic_scales_follow_the_weights_and_learned_ones_do_not():
         scales[rule] = (rounder.scale(3 * latent) / rounder.scale(latent)).detach().numpy()
     np.testing.assert_allclose(scales["statsq"], [[3], [3], [1], [3]], rtol=1e-6)
     np.testing.assert_allclose(scales["lsq"], 1)
+
+
+def test_scales_held_let_a_weight_move_alone():
+    random = np.random.default_rng(1)
+    real = random.normal(size=(3, 4)).astype(np.float32)
+    layout = Layout(integer(3, narrow=True), (3, 4), (1, 4))
+    rounder = Weights(real, np.abs(real).max(axis=1, keepdims=True) / 3, layout, "statsq")
+    fresh = {name: value.clone() for name, value in rounder.state_dict().items()}
+    before, moved = torch.from_numpy(real), torch.from_numpy(real * np.array([1, 1, 1, 3], np.float32))
+    assert not torch.equal(rounder.codes(moved)[:, :3], rounder.codes(before)[:, :3])
+    rounder.hold(before)
+    assert torch.equal(rounder.codes(moved)[:, :3], rounder.codes(before)[:, :3])
+    rounder.load_state_dict(fresh)
+    assert not torch.equal(rounder.codes(moved)[:, :3], rounder.codes(before)[:, :3])
