@@ -176,7 +176,7 @@ def matmul(size: int, rounds: int) -> dict[str, Any]:
             ir = model.ir if label == "fp32" else quantize(model, data, parse_recipe(label))
             save_model(model_from_ir(ir, model.name, model.sha256), file)
             recipe = Recipe() if label == "fp32" else parse_recipe(label)
-            one = onnx_runtime(label, Variant(model.name, recipe, file, sha256_file(file)), x[:1])
+            one = onnx_runtime(Variant(model.name, recipe, file, sha256_file(file)), x[:1])
             one.name = f"onnx {label}"
             found.append(one)
         measured = latencies(found, rounds)

@@ -146,7 +146,7 @@ def vit(options: argparse.Namespace, data: Data, folder: Path) -> None:
     calm = options.annealing
     cases = {
         "layer": ("LSQ, one step a layer", replace(base, scales="lsq")),
-        "lsq": ("LSQ, one a channel", replace(base, scales="lsq")),
+        "lsq": ("LSQ", replace(base, scales="lsq")),
         "statsq": ("StatsQ", replace(base, scales="statsq")),
         "cga": ("StatsQ, annealing", replace(base, scales="statsq", annealing=calm)),
         "ofq": ("OFQ: and query-key", replace(base, scales="statsq", annealing=calm)),

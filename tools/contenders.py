@@ -28,11 +28,10 @@ SECONDS_A_TURN = 0.05
 class Contender:
     """Something that runs one inference a call; `bytes` of what is shipped."""
 
-    name: str
     bytes: int
     run: Callable[[], object]
-    output: Callable[[], np.ndarray]
     note: str = ""
+    name: str = ""
 
 
 def variants_of(path: Path, recipe: str, calib: str | None, folder: Path) -> tuple[dict[str, Variant], np.ndarray]:
@@ -78,7 +77,7 @@ def compiled(backend: str, target: str, variant: Variant, folder: Path) -> Artif
     return get_backend(backend).compile(variant, load_target(target), folder)
 
 
-def onnx_runtime(name: str, variant: Variant, x: np.ndarray) -> Contender:
+def onnx_runtime(variant: Variant, x: np.ndarray) -> Contender:
     """ONNX Runtime with one thread, as the back end edgescale_onnx opens it."""
     from edgescale_onnx.backend import SESSION
 
@@ -86,15 +85,10 @@ def onnx_runtime(name: str, variant: Variant, x: np.ndarray) -> Contender:
 
     session = open_session(variant.path, SESSION)
     feed = {session.get_inputs()[0].name: x}
-    return Contender(
-        f"ONNX Runtime {name}",
-        variant.path.stat().st_size,
-        lambda: session.run(None, feed),
-        lambda: np.asarray(session.run(None, feed)[0]),
-    )
+    return Contender(variant.path.stat().st_size, lambda: session.run(None, feed))
 
 
-def imported(name: str, variant: Variant, x: np.ndarray, folder: Path) -> Contender:
+def imported(variant: Variant, x: np.ndarray, library: Path) -> Contender:
     """TVM's own ONNX importer, untuned, for the same processor and linked with the same flags."""
     import onnx
     import tvm
@@ -104,21 +98,15 @@ def imported(name: str, variant: Variant, x: np.ndarray, folder: Path) -> Conten
     from edgescale.rigs.tvm import open_machine
 
     module = from_onnx(onnx.load(str(variant.path)), keep_params_in_input=False)
-    library = folder / f"import-{name}.so"
     build_library(module, [], machine_of(load_target("host-tvm")), library)
     main = open_machine(library)["main"]
     value = tvm.runtime.tensor(x)
-    return Contender(
-        f"TVM's import {name}",
-        library.stat().st_size,
-        lambda: main(value),
-        lambda: np.asarray(main(value).numpy()),
-    )
+    return Contender(library.stat().st_size, lambda: main(value))
 
 
 def by_onnx_runtime(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, Artifact]:
     """ONNX Runtime as the back end opens it."""
-    return onnx_runtime("", variant, x), compiled("edgescale_onnx", "host", variant, folder)
+    return onnx_runtime(variant, x), compiled("edgescale_onnx", "host", variant, folder)
 
 
 def by_litert(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, Artifact]:
@@ -128,15 +116,14 @@ def by_litert(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender,
 
     artifact = compiled("edgescale_tflite", "host-litert", variant, folder)
     interpreter = open_interpreter(file_of(artifact), reference_kernels=False)
-    port, made = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    port = interpreter.get_input_details()[0]["index"]
     stored = to_stored(artifact.meta["inputs"][0], x)
 
     def run() -> None:
         interpreter.set_tensor(port, stored)
         interpreter.invoke()
 
-    size = file_of(artifact).stat().st_size
-    return Contender("", size, run, lambda: np.asarray(interpreter.get_tensor(made))), artifact
+    return Contender(file_of(artifact).stat().st_size, run), artifact
 
 
 def by_tvm(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, Artifact]:
@@ -150,7 +137,7 @@ def by_tvm(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, Ar
     main = open_machine(library_of(artifact))["main"]
     stored = tvm.runtime.tensor(to_stored(artifact.meta["inputs"][0], x))
     size, note = library_of(artifact).stat().st_size, artifact.meta["instructions"]
-    return Contender("", size, lambda: main(stored), lambda: main(stored).numpy(), note), artifact
+    return Contender(size, lambda: main(stored), note), artifact
 
 
 def by_tvms_import(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Contender, None]:
@@ -160,7 +147,7 @@ def by_tvms_import(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Conte
     get_backend("edgescale_tvm")
     folder.mkdir(parents=True)
     try:
-        made = imported(folder.name, variant, x, folder)
+        made = imported(variant, x, folder / "import.so")
         made.run()
     except Exception as error:  # another tool's refusal is a figure too
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -177,7 +164,7 @@ def by_generated_c(variant: Variant, x: np.ndarray, folder: Path) -> tuple[Conte
     model = HostModel(artifact)
     stored = to_stored(artifact.meta["inputs"][0], x)
     size = int(artifact.meta["weights_bytes"])
-    return Contender("", size, lambda: model.run_stored(stored), lambda: model.run_stored(stored), "weights"), artifact
+    return Contender(size, lambda: model.run_stored(stored), "weights"), artifact
 
 
 MAKERS: tuple[tuple[str, str, Callable[..., tuple[Contender, Artifact | None]]], ...] = (

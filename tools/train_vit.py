@@ -72,7 +72,7 @@ class Vit(nn.Module):
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
-def trained(net: Vit, data: Path, epochs: int, count: int, seed: int, device: str = "cpu", batch: int = 128) -> Vit:
+def trained(net: Vit, data: Path, epochs: int, count: int, device: str = "cpu", batch: int = 128) -> Vit:
     """AdamW on the first `count` training images, one warm-up epoch and a cosine."""
     net = net.to(device)
     images, labels = load_split(data, "train")
